@@ -1,0 +1,208 @@
+"""Candidates: ask for one completion per row and index, check it, put it before the guards, score it, choose.
+
+What DGR and ThinkSafe share. A method only says which message the target sees (the proposal) and which candidates
+it wants; everything here is the same whatever the proposal was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from .checks import Response, check_decision, check_form, copies, leaks
+from .engines.base import Failure, Request, Sampling, ScoreRequest
+from .guards.judge import Guard, Judged, judge
+from .prompts import Prompt
+from .queue import WorkQueue, content_id
+from .reasoning import TargetTokenizer
+from .rows import Key, Task
+
+_MIN_ROOM = 64
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every method needs.
+
+    Attributes:
+        queue: the engine's door.
+        tokens: the target's tokenizer.
+        guards: the judges.
+        fingerprint: everything about the target and the engine that changes what is sampled.
+        max_positions: the target's window in tokens.
+        sequence_len: the longest row that Axolotl keeps, in tokens.
+        sampling: as resolved for this method.
+        seed: as set by the user.
+        choice: ``first`` or ``lowest_nll``.
+    """
+
+    queue: WorkQueue
+    tokens: TargetTokenizer
+    guards: list[Guard]
+    fingerprint: str
+    max_positions: int | None
+    sequence_len: int
+    sampling: Sampling
+    seed: int
+    choice: str
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the target sees for one row.
+
+    Attributes:
+        prompt: the template, for leak checks and provenance.
+        message: the user message.
+        harmless: the same message with harmless words in the place of the row's text.
+        thought: thought of the reference that the message shows, empty if it shows none.
+        answer: likewise the answer.
+        stage: ``transform``, ``refine0``...; part of the request's identity.
+    """
+
+    prompt: Prompt
+    message: str
+    harmless: str
+    thought: str
+    answer: str
+    stage: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One completion for a row, or why none could be asked for.
+
+    Attributes:
+        request_id: empty if nothing was asked.
+        reason: empty if accepted.
+        verdict: one word per guard.
+        nll: nats per token at the raw prompt under the frozen target.
+    """
+
+    request_id: str
+    reason: str
+    thinking: str = ""
+    answer: str = ""
+    token_ids: tuple[int, ...] = ()
+    verdict: str = ""
+    nll: float | None = None
+
+
+Tried = dict[Key, list[Candidate]]
+
+
+def accepted(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those without a reject reason, in the order of their index."""
+    return [candidate for candidate in candidates if not candidate.reason]
+
+
+def choose(candidates: Sequence[Candidate], choice: str) -> Candidate | None:
+    """One of the accepted: ``first`` is the lowest index, never the first to arrive."""
+    sound = accepted(candidates)
+    if choice == "lowest_nll":
+        scored = [candidate for candidate in sound if candidate.nll is not None]
+        return min(scored, key=lambda candidate: candidate.nll or 0.0, default=None)
+    return sound[0] if sound else None
+
+
+def attempt(
+    shop: Workshop,
+    tasks: Sequence[Task],
+    proposals: Mapping[Key, Proposal],
+    indices: Sequence[int],
+    title: str,
+    tried: Tried,
+) -> None:
+    """Sample, check and judge one candidate per task and index; append them to ``tried`` in that order."""
+    asked: list[tuple[Task, Request]] = []
+    for task in tasks:
+        for index in indices:
+            request = _request(shop, task, proposals[task.key], index)
+            if isinstance(request, str):
+                tried[task.key].append(Candidate("", request))
+                break
+            asked.append((task, request))
+    notes = {request.request_id: (task.example.row_id, proposals[task.key]) for task, request in asked}
+    shop.queue.finish([request for _, request in asked], "completion", title, lambda request: _note(notes, request))
+    checked = [_check(shop, task, proposals[task.key], request) for task, request in asked]
+    sound = {
+        place: Judged(task.example.prompt, candidate.thinking, candidate.answer, task.label)
+        for place, ((task, _), candidate) in enumerate(zip(asked, checked, strict=True))
+        if not candidate.reason
+    }
+    rulings = judge(shop.queue, shop.guards, sound)
+    for place, ((task, _), candidate) in enumerate(zip(asked, checked, strict=True)):
+        if place in rulings:
+            ruling = rulings[place]
+            reason = ruling.reason or _contradicts(task, ruling.refusal)
+            candidate = replace(candidate, reason=reason, verdict=ruling.verdict)
+        tried[task.key].append(candidate)
+
+
+def _note(notes: Mapping[str, tuple[str, Proposal]], request: Request | ScoreRequest) -> dict[str, str]:
+    """Provenance that is stored with a completion."""
+    row_id, proposal = notes[request.request_id]
+    return {"row_id": row_id, "prompt": f"{proposal.prompt.name}@{proposal.prompt.version}", "stage": proposal.stage}
+
+
+def _request(shop: Workshop, task: Task, proposal: Proposal, index: int) -> Request | str:
+    """The request for one candidate, or the reason why it cannot be asked."""
+    prompt_ids = shop.tokens.prompt_ids(proposal.message, proposal.harmless)
+    if prompt_ids is None:
+        return "control_token"
+    room = shop.sampling.max_new_tokens
+    if shop.max_positions is not None:
+        room = min(room, shop.max_positions - len(prompt_ids))
+    if room < min(_MIN_ROOM, shop.sampling.max_new_tokens):
+        return "prompt_too_long"
+    sampling = replace(shop.sampling, max_new_tokens=room)
+    identity = (shop.fingerprint, shop.seed, task.example.row_id, proposal.stage, index)
+    request_id = content_id("completion", identity, prompt_ids, sampling.as_dict())
+    return Request(request_id, "target", prompt_ids, sampling, shop.seed, shop.tokens.stop_token_ids)
+
+
+def _check(shop: Workshop, task: Task, proposal: Proposal, request: Request) -> Candidate:
+    """Everything about a completion that needs no guard."""
+    completion = shop.queue.completion(request)
+    if isinstance(completion, Failure):
+        return Candidate(request.request_id, f"engine_{completion.reason}")
+    split = shop.tokens.split(completion.token_ids)
+    response = Response(task.example.prompt, split.thinking, split.answer, completion.token_ids)
+    reason = check_form(response, completion.finish_reason, split.fault)
+    if not reason and leaks(response, proposal.prompt):
+        reason = "leak"
+    if not reason and proposal.answer and copies(response, proposal.thought, proposal.answer):
+        reason = "copy"
+    if not reason:
+        reason = check_decision(split.answer, task.expect)
+    if not reason and len(task.prompt_ids) + len(completion.token_ids) > shop.sequence_len:
+        reason = "too_long"
+    return Candidate(request.request_id, reason, split.thinking, split.answer, completion.token_ids)
+
+
+def _contradicts(task: Task, refusal: bool | None) -> str:
+    """A guard's own word on refusal must not contradict what the row needs."""
+    if task.expect == "refuse" and refusal is False:
+        return "not_refused"
+    return "over_refused" if task.expect == "answer" and refusal is True else ""
+
+
+def score_request(shop: Workshop, task: Task, response_ids: tuple[int, ...]) -> ScoreRequest:
+    """Ask for log p(response | raw prompt) under the frozen target."""
+    request_id = content_id("score", shop.fingerprint, task.prompt_ids, response_ids)
+    return ScoreRequest(request_id, "target", task.prompt_ids, response_ids)
+
+
+def score(shop: Workshop, tasks: Sequence[Task], tried: Tried) -> None:
+    """NLL of every accepted candidate and of the reference at the raw prompt under the frozen target."""
+    work = [score_request(shop, task, task.reference_ids) for task in tasks if task.reference_ids]
+    for task in tasks:
+        work += [score_request(shop, task, candidate.token_ids) for candidate in accepted(tried[task.key])]
+    shop.queue.finish(work, "score", "NLL under the frozen target")
+
+    def scored(task: Task, candidate: Candidate) -> Candidate:
+        nll = None if candidate.reason else shop.queue.nll(score_request(shop, task, candidate.token_ids))
+        return replace(candidate, nll=nll)
+
+    for task in tasks:
+        tried[task.key] = [scored(task, candidate) for candidate in tried[task.key]]

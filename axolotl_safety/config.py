@@ -1,0 +1,143 @@
+"""The ``safety:`` section of an Axolotl YAML.
+
+Keys of Axolotl that are read and not redefined here: ``base_model``, ``tokenizer_config``,
+``revision_of_model``, ``trust_remote_code``, ``sequence_len``, ``sample_packing``, ``datasets``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from .prompts import resolve_rewrite
+
+SECTION = "safety"
+Choice = Literal["first", "lowest_nll"]
+OnFailure = Literal["drop", "keep_original"]
+Label = Literal["harmful", "benign"]
+
+
+class Strict(BaseModel):
+    """A model that refuses keys that it does not know and suggests the one that was meant."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_unknown_key(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(unknown_key_message(str(key), list(cls.model_fields)))
+        return data
+
+
+def unknown_key_message(key: str, known: list[str]) -> str:
+    """Name the key and the nearest known one."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown key {key!r}: {hint}known keys here: {', '.join(sorted(known))}"
+
+
+class SamplingConfig(Strict):
+    """How completions are drawn; an unset value is inherited (method block, then ``safety.sampling``, then default)."""
+
+    temperature: float | None = Field(None, ge=0, le=5, description="0 is greedy; default 0.6")
+    top_p: float | None = Field(None, gt=0, le=1, description="nucleus mass kept; default 0.95")
+    top_k: int | None = Field(None, ge=0, description="tokens kept, 0 keeps all; default 0")
+    max_new_tokens: int | None = Field(None, ge=1, description="completion length limit in tokens; default 4096")
+
+
+class EngineConfig(Strict):
+    """Where completions come from."""
+
+    backend: Literal["auto", "transformers", "vllm"] = Field(
+        "auto", description="auto: vLLM if it can be imported here or by engine.python, else transformers"
+    )
+    python: str | None = Field(None, description="interpreter of another environment that runs the engine")
+    batch_size: int = Field(32, ge=1, description="completions decoded at once by the transformers backend")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: float32 on a CPU, else the checkpoint's own"
+    )
+    quantization: Literal["bitsandbytes"] | None = Field(None, description="quantise the target in the engine")
+    stall_seconds: float = Field(600, gt=0, description="restart the engine after this long without progress")
+
+
+class GuardConfig(Strict):
+    """One guard. Several guards must all agree that a response is safe."""
+
+    model: str = Field("Qwen/Qwen3Guard-Gen-0.6B", description="hub id, local folder, or `builtin` (heuristic)")
+    family: Literal["auto", "qwen3guard", "builtin"] = Field("auto", description="prompt and answer format")
+    segment: Literal["whole", "both"] = Field(
+        "whole", description="whole: thought and answer together; both: each apart, both must be safe"
+    )
+    allow_controversial: bool = Field(False, description="count the guard's middle level as safe")
+    max_new_tokens: int = Field(64, ge=1, description="length limit of a verdict in tokens")
+
+
+class DGRConfig(Strict):
+    """Distribution-grounded refinement (after arXiv 2602.02136)."""
+
+    prompt: str = Field("rewrite", description="named prompt, or a literal template with {prompt} and {reference}")
+    n: int = Field(1, ge=1, description="candidates per attempt")
+    retries: int = Field(3, ge=0, description="further attempts for a row with no accepted candidate")
+    refine_rounds: int = Field(0, ge=0, description="rounds with the accepted rewrite as reference while NLL falls")
+    on_failure: OnFailure = Field("drop", description="drop, or keep_original (the paper's Eq. 3)")
+    sampling: SamplingConfig = SamplingConfig()
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_resolves(cls, value: str) -> str:
+        resolve_rewrite(value)
+        return value
+
+
+class DatasetOptions(Strict):
+    """The ``safety:`` block of one dataset entry."""
+
+    label: Label | None = Field(None, description="label of every row of this dataset")
+    max_rows: int | None = Field(None, ge=1, description="rows taken from this dataset")
+    prompt_field: str | None = Field(None, description="column that holds the prompt")
+    response_field: str | None = Field(None, description="column that holds the response (thought and answer)")
+    thought_field: str | None = Field(None, description="column that holds the thought alone")
+    label_field: str | None = Field(None, description="column that holds the label")
+
+
+class ThinkConfig(Strict):
+    """The markers around the thought, where the tokenizer or template does not give them away."""
+
+    open: str = "<think>"
+    close: str = "</think>"
+
+
+class SafetyConfig(Strict):
+    """The whole section. Every key is optional."""
+
+    work_dir: str = Field("./safety", description="journals, datasets and logs; content-addressed inside")
+    seed: int = Field(42, description="decides row selection and every draw")
+    max_rows: int | None = Field(None, ge=1, description="rows taken from each dataset of our types")
+    choice: Choice = Field("first", description="which accepted candidate is trained on")
+    engine: EngineConfig = EngineConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    guard: tuple[GuardConfig, ...] = Field((GuardConfig(),), description="one guard or a list that must agree")
+    dgr: DGRConfig = DGRConfig()
+    think: ThinkConfig | None = Field(None, description="set to name the think markers yourself")
+    per_dataset: tuple[DatasetOptions | None, ...] = Field(
+        (), description="filled from the datasets' own `safety:` blocks; not to be written by hand"
+    )
+
+    @field_validator("guard", mode="before")
+    @classmethod
+    def _one_guard_or_many(cls, value: Any) -> Any:
+        guards = [value] if isinstance(value, (dict, GuardConfig)) else value
+        if isinstance(guards, (list, tuple)) and not guards:
+            raise ValueError("an empty list of guards would let everything pass; name one, or remove the key")
+        return guards
+
+
+class SafetyArgs(BaseModel):
+    """What Axolotl merges into its own input model: our one top-level key."""
+
+    safety: SafetyConfig | None = Field(None, description="axolotl-safety: data stage before training")

@@ -1,0 +1,168 @@
+"""DGR: the target rewrites a foreign safety response into its own distribution (after arXiv 2602.02136).
+
+Transform: the target sees the request and the reference and writes its own response. Checks and guards keep what is
+sound. Refine: the accepted rewrite becomes the reference, as long as the NLL at the raw prompt still falls. The
+paper's prompts and its failure test are unpublished; these are ours.
+
+``load`` is what Axolotl calls for ``type: axolotl_safety.dgr`` when the data stage has not replaced the entry.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .candidates import Candidate, Proposal, Tried, Workshop, accepted, attempt, choose, score, score_request
+from .checks import check_decision
+from .config import DGRConfig
+from .guards.judge import Judged, judge
+from .prompts import Prompt, resolve_rewrite
+from .rows import Key, Outcome, Task
+from .serve import load
+
+__all__ = ["load", "run"]
+
+
+def run(shop: Workshop, config: DGRConfig, tasks: Sequence[Task]) -> list[Outcome]:
+    """Rewrite every row.
+
+    Returns:
+        One outcome per task, in order.
+    """
+    prompt = resolve_rewrite(config.prompt)
+    tried: Tried = defaultdict(list)
+    proposals = {
+        task.key: _proposal(shop, prompt, task, task.example.thought, task.example.answer, "transform")
+        for task in tasks
+    }
+    pending = list(tasks)
+    for number in range(1 + config.retries):
+        indices = range(number * config.n, (number + 1) * config.n)
+        title = "rewrites" if number == 0 else f"rewrites, retry {number}"
+        attempt(shop, pending, proposals, indices, title, tried)
+        pending = [task for task in pending if not accepted(tried[task.key])]
+    score(shop, tasks, tried)
+    chosen = {task.key: choose(tried[task.key], shop.choice) for task in tasks}
+    for number in range(config.refine_rounds):
+        if not _refine(shop, prompt, config, tasks, tried, chosen, number):
+            break
+    originals = _judge_originals(shop, config, tasks, chosen)
+    return [_outcome(shop, prompt, task, tried[task.key], chosen[task.key], originals.get(task.key)) for task in tasks]
+
+
+def _proposal(shop: Workshop, prompt: Prompt, task: Task, thought: str, answer: str, stage: str) -> Proposal:
+    """The rewrite message for one row, and its harmless twin."""
+
+    def message(request: str, thought: str, answer: str) -> str:
+        whole = shop.tokens.thinking.wrap(thought, answer) if thought else answer
+        return prompt.render({"prompt": request, "thought": thought, "answer": answer, "reference": whole})
+
+    harmless = message("x", "x" if thought else "", "x")
+    return Proposal(prompt, message(task.example.prompt, thought, answer), harmless, thought, answer, stage)
+
+
+def _refine(
+    shop: Workshop,
+    prompt: Prompt,
+    config: DGRConfig,
+    tasks: Sequence[Task],
+    tried: Tried,
+    chosen: dict[Key, Candidate | None],
+    number: int,
+) -> bool:
+    """One round with the accepted rewrite as the reference; whether the NLL of any row still fell."""
+    now = {task.key: candidate for task in tasks if (candidate := chosen[task.key]) is not None}
+    rewritten = [task for task in tasks if task.key in now]
+    proposals = {
+        task.key: _proposal(shop, prompt, task, now[task.key].thinking, now[task.key].answer, f"refine{number}")
+        for task in rewritten
+    }
+    fresh: Tried = defaultdict(list)
+    attempt(shop, rewritten, proposals, range(config.n), f"refine round {number + 1}", fresh)
+    score(shop, rewritten, fresh)
+    fell = False
+    for task in rewritten:
+        tried[task.key].extend(fresh[task.key])
+        best, before = choose(fresh[task.key], shop.choice), now[task.key]
+        if best is not None and best.nll is not None and before.nll is not None and best.nll < before.nll:
+            chosen[task.key], fell = best, True
+    return fell
+
+
+def _judge_originals(
+    shop: Workshop, config: DGRConfig, tasks: Sequence[Task], chosen: dict[Key, Candidate | None]
+) -> dict[Key, tuple[str, str]]:
+    """Reason (empty if sound) and verdict of each original that stands in for a failed rewrite.
+
+    The paper's Eq. 3 keeps the original when refinement fails. Nothing unverified is trained on, so the original
+    goes through the same guards and the same decision check.
+    """
+    if config.on_failure != "keep_original":
+        return {}
+    failed = [task for task in tasks if chosen[task.key] is None and task.reference_ids]
+    items = {
+        task.key: Judged(task.example.prompt, task.example.thought, task.example.answer, task.label) for task in failed
+    }
+    rulings = judge(shop.queue, shop.guards, items)
+    found = {}
+    for task in failed:
+        reason = rulings[task.key].reason or check_decision(task.example.answer, task.expect)
+        if not reason and len(task.prompt_ids) + len(task.reference_ids or ()) > shop.sequence_len:
+            reason = "too_long"
+        found[task.key] = (reason, rulings[task.key].verdict)
+    return found
+
+
+def _outcome(
+    shop: Workshop,
+    prompt: Prompt,
+    task: Task,
+    candidates: list[Candidate],
+    chosen: Candidate | None,
+    original: tuple[str, str] | None,
+) -> Outcome:
+    """Accepted with the chosen candidate, fallback with a sound original, else rejected for the last reason."""
+    example, last = task.example, candidates[-1]
+    asked = [candidate for candidate in candidates if candidate.request_id]
+    nll_reference = shop.queue.nll(score_request(shop, task, task.reference_ids)) if task.reference_ids else None
+    outcome = Outcome(
+        row_id=example.row_id,
+        entry=task.entry,
+        source=task.source,
+        prompt=example.prompt,
+        label=task.label,
+        status="rejected",
+        reason=last.reason,
+        thinking=last.thinking,
+        answer=last.answer,
+        prompt_ids=task.prompt_ids,
+        nll_reference=nll_reference,
+        guard=", ".join(guard.name for guard in shop.guards),
+        verdict=last.verdict,
+        proposal=f"dgr/{prompt.name}@{prompt.version}",
+        request_ids=tuple(candidate.request_id for candidate in asked),
+        candidate_reasons=tuple(candidate.reason for candidate in asked),
+    )
+    if chosen is not None:
+        return replace(
+            outcome,
+            status="accepted",
+            reason="",
+            thinking=chosen.thinking,
+            answer=chosen.answer,
+            response_ids=chosen.token_ids,
+            nll_accepted=chosen.nll,
+            verdict=chosen.verdict,
+        )
+    if original is not None and not original[0]:
+        return replace(
+            outcome,
+            status="fallback",
+            thinking=example.thought,
+            answer=example.answer,
+            response_ids=task.reference_ids or (),
+            nll_accepted=nll_reference,
+            verdict=original[1],
+        )
+    return outcome

@@ -1,0 +1,133 @@
+"""What an engine is asked and what it answers. Token ids in, token ids out; text never crosses this line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a completion is drawn.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: nucleus mass kept, 1.0 keeps all.
+        top_k: tokens kept, 0 keeps all.
+        max_new_tokens: completion length limit in tokens, the end-of-sequence token included.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for the wire, provenance and fingerprints."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model that an engine serves under a name (``target``, ``guard0``).
+
+    Attributes:
+        path: local folder or hub id.
+        revision: hub revision, or None.
+        dtype: ``auto`` (float32 on a CPU, else the checkpoint's), ``float32``, ``bfloat16``, ``float16``.
+        quantization: None, or a scheme that the backend knows.
+        trust_remote_code: only what the user set for ``base_model``.
+    """
+
+    path: str
+    revision: str | None = None
+    dtype: str = "auto"
+    quantization: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """Ask for one completion. ``seed`` and ``request_id`` alone decide the draw, never the batch mates."""
+
+    request_id: str
+    model: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: Sampling
+    seed: int
+    stop_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Ask for log p(response | prompt) at temperature 1."""
+
+    request_id: str
+    model: str
+    prompt_token_ids: tuple[int, ...]
+    response_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished completion.
+
+    Attributes:
+        token_ids: the sampled ids, the stop token included when one was sampled.
+        finish_reason: ``stop`` (a stop token was sampled) or ``length``.
+        logprob: sum over the sampled tokens of log p at temperature 1 without truncation, in nats, under the
+            prompt that was asked (not the raw prompt).
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sum of log p over the response tokens (nats, temperature 1) and how many tokens those were."""
+
+    request_id: str
+    logprob: float
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request that the engine gave up on: ``reason`` is ``poisoned`` or ``refused``."""
+
+    request_id: str
+    reason: str
+    message: str
+
+
+Result = Completion | Score | Failure
+
+
+@dataclass
+class EngineFigures:
+    """What an engine run cost, for the log and the manifest (bytes, seconds)."""
+
+    starts: int = 0
+    pids: list[int] = field(default_factory=list)
+    peak_rss_bytes: int = 0
+    gpu_used_before_bytes: int | None = None
+    gpu_used_after_bytes: int | None = None
+    seconds: float = 0.0
+
+
+class Engine(Protocol):
+    """One continuous queue over one or more models."""
+
+    figures: EngineFigures
+
+    def run(self, requests: Iterable[Request | ScoreRequest]) -> Iterator[Result]:
+        """Yield one result per request, in the order they finish. Starts the engine if need be."""
+
+    def close(self) -> None:
+        """End the engine and verify that nothing of it is left. Safe to call twice."""

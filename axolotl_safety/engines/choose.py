@@ -1,0 +1,69 @@
+"""Which engine runs, and how it is started."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..config import EngineConfig
+from ..errors import ConfigError
+from .base import Engine, ModelSpec
+
+LOG = logging.getLogger(__name__)
+_PROBE_SECONDS = 120
+
+
+def choose_backend(engine: EngineConfig) -> str:
+    """Resolve ``engine.backend: auto`` and check that the interpreter is there.
+
+    Raises:
+        ConfigError: the interpreter or the backend is missing.
+    """
+    python = engine.python or sys.executable
+    if engine.python and not Path(engine.python).is_file():
+        raise ConfigError(
+            f"safety.engine.python {engine.python!r} is not there. Give the path of another environment's "
+            "interpreter, such as /opt/vllm/bin/python, or remove the key."
+        )
+    if engine.backend == "vllm":
+        raise ConfigError(
+            "safety.engine.backend: vllm is not part of this version yet. Use backend: transformers (or auto)."
+        )
+    if engine.backend == "transformers":
+        found = _can_import(python, "transformers", engine.python is None)
+        if not found:
+            raise ConfigError(f"safety.engine.backend: transformers cannot be imported by {python}; install it there.")
+        return "transformers"
+    if _can_import(python, "vllm", engine.python is None):
+        LOG.info("engine: vLLM can be imported by %s, but this version has no vLLM worker yet: transformers", python)
+    else:
+        LOG.info("engine: transformers (vLLM cannot be imported by %s)", python)
+    return "transformers"
+
+
+def _can_import(python: str, module: str, here: bool) -> bool:
+    if here:
+        return importlib.util.find_spec(module) is not None
+    probe = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    try:
+        return subprocess.run([python, "-c", probe], timeout=_PROBE_SECONDS, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def start_engine(engine: EngineConfig, backend: str, work_dir: Path, models: Mapping[str, ModelSpec]) -> Engine:
+    """An engine that serves these models, in a process of its own that starts with the first request."""
+    from .client import WorkerEngine
+
+    return WorkerEngine(
+        backend=backend,
+        python=engine.python,
+        work_dir=work_dir,
+        models=models,
+        batch_size=engine.batch_size,
+        stall_seconds=engine.stall_seconds,
+    )

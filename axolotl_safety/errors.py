@@ -1,0 +1,19 @@
+"""Errors that end a run. Each message says what happened, the value seen, and the way out."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """The YAML asks for something that cannot work; raised before any engine starts."""
+
+
+class DataError(ValueError):
+    """A dataset cannot be read or understood as a whole (single bad rows are counted rejects instead)."""
+
+
+class ModelError(ValueError):
+    """The base model's tokenizer, chat template or files cannot serve the hand-off."""
+
+
+class StageError(RuntimeError):
+    """The data stage ran and cannot deliver, for instance because no row was accepted."""

@@ -1,0 +1,240 @@
+"""Source rows in, examples out: the adapters that know the public datasets by their columns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .config import DatasetOptions
+from .errors import DataError
+from .reasoning import CLOSE, split_response
+
+Label = Literal["harmful", "benign"]
+Row = Mapping[str, Any]
+
+# Safety-Tax (arXiv 2503.00555): the fixed thought of its DirectRefusal set.
+DIRECT_REFUSAL_THOUGHT = "I should not answer this question!"
+_QUESTION_ANSWER = re.compile(r"\s*Question:\s*(.+?)\s*Answer:\s*(.+?)\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One usable source row.
+
+    Attributes:
+        row_id: content hash, stable under reordering of the source.
+        prompt: the raw prompt.
+        thought: the foreign thought, empty if the row has none.
+        answer: the foreign answer, empty if the row has none.
+        label: what the row says of the prompt, None if it says nothing.
+    """
+
+    row_id: str
+    prompt: str
+    thought: str
+    answer: str
+    label: Label | None
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A source row that cannot be used: a counted reject."""
+
+    row_id: str
+    prompt: str
+    reason: str
+
+
+class _Bad(ValueError):
+    """Carries a reject reason out of an adapter."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How one dataset's rows are read: a function from a row to (prompt, thought, answer, label)."""
+
+    name: str
+    columns: frozenset[str]
+    read: Callable[[Row], tuple[str, str, str, Label | None]]
+
+
+def _text(row: Row, column: str) -> str:
+    value = row.get(column)
+    if value is None:
+        raise _Bad("null_text")
+    if not isinstance(value, str):
+        raise _Bad("not_text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _Bad("invalid_unicode") from None
+    return value
+
+
+def _response(text: str) -> tuple[str, str]:
+    """Thought and answer of a foreign response; SafeChain-like rows lack the opening marker on purpose."""
+    thought, answer = split_response(text)
+    if CLOSE in text and not answer:
+        raise _Bad("empty_answer")
+    return thought, answer
+
+
+def _label(value: Any) -> Label:
+    """Read a label such as ``vanilla_harmful`` or ``adversarial_benign``."""
+    word = value.lower() if isinstance(value, str) else ""
+    if re.search(r"harmful|unsafe|malicious", word):
+        return "harmful"
+    if re.search(r"benign|harmless|safe", word):
+        return "benign"
+    raise _Bad("unknown_label")
+
+
+def _direct_refusal(row: Row) -> tuple[str, str, str, Label | None]:
+    match = _QUESTION_ANSWER.fullmatch(_text(row, "refusal"))
+    if not match:
+        raise _Bad("unreadable_refusal")
+    return match.group(1), DIRECT_REFUSAL_THOUGHT, match.group(2), "harmful"
+
+
+def _pair(prompt: str, response: str, label: str | None = None, default: Label | None = None):
+    def read(row: Row) -> tuple[str, str, str, Label | None]:
+        thought, answer = _response(_text(row, response))
+        return _text(row, prompt), thought, answer, _label(row.get(label)) if label else default
+
+    return read
+
+
+def _safekey(row: Row) -> tuple[str, str, str, Label | None]:
+    thought, answer = _response(_text(row, "response"))
+    return _text(row, "question"), thought, answer, "benign" if row.get("source") == "4o_rewrite" else "harmful"
+
+
+def _wildjailbreak(row: Row) -> tuple[str, str, str, Label | None]:
+    prompt = row.get("adversarial") or row.get("vanilla")
+    thought, answer = _response(row.get("completion") or "")
+    return _text({"prompt": prompt}, "prompt"), thought, answer, _label(row.get("data_type"))
+
+
+def _messages(row: Row) -> tuple[str, str, str, Label | None]:
+    turns = row.get("messages")
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise _Bad("unreadable_messages")
+    if [turn.get("role") for turn in turns] not in (["user"], ["user", "assistant"]):
+        raise _Bad("unsupported_conversation")
+    thought, answer = _response(_text(turns[1], "content")) if len(turns) == 2 else ("", "")
+    return _text(turns[0], "content"), thought, answer, None
+
+
+def _adapter(name: str, columns: str, read: Callable[[Row], tuple[str, str, str, Label | None]]) -> Adapter:
+    return Adapter(name, frozenset(columns.split()), read)
+
+
+# The first whose columns are all there is taken, so the more telling ones come first.
+ADAPTERS: tuple[Adapter, ...] = (
+    _adapter("direct_refusal", "refusal", _direct_refusal),
+    _adapter("safekey", "question response summary_end_idx", _safekey),
+    _adapter("star1", "question response", _pair("question", "response", default="harmful")),
+    _adapter("thinksafe", "instruction response prompt_label", _pair("instruction", "response", "prompt_label")),
+    _adapter("safechain", "instruction response label", _pair("instruction", "response", "label")),
+    _adapter("r1_act", "instruction response", _pair("instruction", "response", default="harmful")),
+    _adapter("wildjailbreak", "vanilla adversarial data_type", _wildjailbreak),
+    _adapter("beavertails", "prompt response is_safe category", _pair("prompt", "response")),
+    _adapter("pair", "prompt response", _pair("prompt", "response")),
+    _adapter("messages", "messages", _messages),
+)
+
+
+def _by_fields(options: DatasetOptions, columns: frozenset[str], source: str) -> Adapter:
+    named = {
+        option: value
+        for option in ("prompt_field", "response_field", "thought_field", "label_field")
+        if (value := getattr(options, option))
+    }
+    for option, column in named.items():
+        if column not in columns:
+            raise DataError(
+                f"{source}: safety.{option} names the column {column!r}, which is not there. "
+                f"Columns: {', '.join(sorted(columns))}."
+            )
+    if "prompt_field" not in named:
+        raise DataError(f"{source}: safety.{next(iter(named))} needs safety.prompt_field beside it.")
+
+    def read(row: Row) -> tuple[str, str, str, Label | None]:
+        thought, answer = _response(_text(row, named["response_field"])) if "response_field" in named else ("", "")
+        if "thought_field" in named:
+            thought = _text(row, named["thought_field"]).strip()
+        label = _label(row.get(named["label_field"])) if "label_field" in named else None
+        return _text(row, named["prompt_field"]), thought, answer, label
+
+    return Adapter("fields", frozenset(named.values()), read)
+
+
+def choose_adapter(columns: Iterable[str], options: DatasetOptions, source: str) -> Adapter:
+    """Pick the adapter for a dataset by its columns, or by the fields that the user names.
+
+    Raises:
+        DataError: no adapter fits; the message lists the columns and the keys that would help.
+    """
+    present = frozenset(columns)
+    if any((options.prompt_field, options.response_field, options.thought_field)):
+        return _by_fields(options, present, source)
+    for adapter in ADAPTERS:
+        if adapter.columns <= present:
+            if not options.label_field:
+                return adapter
+            return Adapter(adapter.name, adapter.columns, _relabelled(adapter, options.label_field, present, source))
+    raise DataError(
+        f"{source}: no known dataset has the columns {', '.join(sorted(present)) or '(none)'}. Name them on this "
+        "dataset entry: safety: {prompt_field: ..., response_field: ..., label: harmful}."
+    )
+
+
+def _relabelled(adapter: Adapter, column: str, present: frozenset[str], source: str):
+    if column not in present:
+        raise DataError(
+            f"{source}: safety.label_field names the column {column!r}, which is not there. "
+            f"Columns: {', '.join(sorted(present))}."
+        )
+
+    def read(row: Row) -> tuple[str, str, str, Label | None]:
+        return (*adapter.read(row)[:3], _label(row.get(column)))
+
+    return read
+
+
+def _row_id(row: Any, seen: dict[str, int]) -> str:
+    """Content hash, so that moving or reordering a file costs nothing; a repeated row is told apart by its count."""
+    text = json.dumps(row, sort_keys=True, ensure_ascii=True, default=repr)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:24]
+    seen[digest] = seen.get(digest, 0) + 1
+    return digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+
+
+def read_examples(rows: Iterable[Any], adapter: Adapter, options: DatasetOptions) -> tuple[list[Example], list[BadRow]]:
+    """Read every row: an example, or a counted reject. Nothing is lost and nothing raises.
+
+    Args:
+        rows: source rows (anything JSON can hold; a row that is no mapping is a reject).
+        adapter: how to read them.
+        options: the dataset's own block; its ``label`` overrules what the rows say.
+    """
+    examples: list[Example] = []
+    bad: list[BadRow] = []
+    seen: dict[str, int] = {}
+    for row in rows:
+        row_id = _row_id(row, seen)
+        prompt = ""
+        try:
+            if not isinstance(row, Mapping):
+                raise _Bad("malformed_row")
+            prompt, thought, answer, label = adapter.read(row)
+            if not prompt.strip():
+                raise _Bad("empty_prompt")
+            examples.append(Example(row_id, prompt, thought, answer, options.label or label))
+        except _Bad as fault:
+            bad.append(BadRow(row_id, prompt, str(fault)))
+    return examples, bad

@@ -1,0 +1,118 @@
+"""The funnel: how many rows went in, where each one was lost, how many Axolotl trains on."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from . import __version__
+from .engines.base import EngineFigures
+from .queue import WorkQueue, count_where
+from .rows import Outcome
+from .sources import Source
+
+LOG = logging.getLogger(__name__)
+_PACKAGES = ("axolotl", "torch", "transformers", "datasets", "tokenizers", "peft")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the result."""
+    found = {"axolotl_safety": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def entry_manifest(
+    method: str,
+    source: Source,
+    adapter: str,
+    rows: Sequence[Outcome],
+    queue: WorkQueue,
+    figures: EngineFigures,
+    started: float,
+) -> dict[str, Any]:
+    """What is said of one dataset entry; ``funnel`` keeps the order in which rows are lost.
+
+    ``counts`` is about this run: completions made now, completions found in the journal, engine starts.
+    """
+    asked = [request_id for row in rows for request_id in row.request_ids]
+    candidates = Counter(reason or "accepted" for row in rows for reason in row.candidate_reasons)
+    status = Counter(row.status for row in rows)
+    trained = [row for row in rows if row.response_ids and row.status != "rejected"]
+    lost = Counter(row.reason for row in rows if row.status == "rejected")
+    return {
+        "method": method,
+        "source": {"path": source.name, "rows": len(source.rows), "sha256": source.sha256, "adapter": adapter},
+        "funnel": {
+            "source": len(source.rows),
+            "taken": len(rows),
+            "asked": len(asked),
+            "finished": sum(count for reason, count in candidates.items() if not reason.startswith("engine_")),
+            "accepted_candidates": candidates["accepted"],
+            "accepted": status["accepted"],
+            "fallback": status["fallback"],
+            "rejected": status["rejected"],
+            "trained": len(trained),
+        },
+        "reasons": dict(sorted(lost.items())),
+        "fallback_reasons": dict(sorted(Counter(row.reason for row in rows if row.status == "fallback").items())),
+        "candidate_reasons": dict(sorted(candidates.items())),
+        "labels": dict(sorted(Counter(row.label for row in trained).items())),
+        "counts": {
+            "generated": count_where(asked, queue.generated),
+            "reused": count_where(asked, queue.reused),
+            "engine_starts": figures.starts,
+            "verdicts_made": queue.made["verdict"],
+            "scores_made": queue.made["score"],
+        },
+        "tokens": {
+            "trained": sum(len(row.response_ids) for row in trained),
+            "prompt": sum(len(row.prompt_ids) for row in trained),
+        },
+        "nll": {
+            "unit": "nats per token at the raw prompt under the frozen target",
+            "before": _mean(row.nll_reference for row in trained),
+            "after": _mean(row.nll_accepted for row in trained),
+        },
+        "seconds": round(time.monotonic() - started, 3),
+        "versions": versions(),
+    }
+
+
+def log_funnel(source: str, method: str, manifest: dict[str, Any]) -> None:
+    """Print the funnel; the last line is what Axolotl trains on."""
+    funnel, nll, counts = manifest["funnel"], manifest["nll"], manifest["counts"]
+    lines = [f"{method} funnel of {source}"]
+    lines += [f"  {name:<20}{value:>8}" for name, value in funnel.items() if name not in ("rejected", "trained")]
+    lines += [
+        f"    candidate {name:<24}{value:>8}"
+        for name, value in manifest["candidate_reasons"].items()
+        if name != "accepted"
+    ]
+    lines.append(f"  {'rejected':<20}{funnel['rejected']:>8}")
+    lines += [f"    {name:<24}{value:>8}" for name, value in manifest["reasons"].items()]
+    if nll["before"] is not None and nll["after"] is not None:
+        lines.append(f"  NLL per token {nll['before']:.3f} before, {nll['after']:.3f} after")
+    lines.append(f"  made {counts['generated']}, reused {counts['reused']}, engine starts {counts['engine_starts']}")
+    lines.append(f"  {'trained':<20}{funnel['trained']:>8}")
+    LOG.info("\n".join(lines))
+    if method == "dgr" and "benign" not in manifest["labels"]:
+        LOG.warning(
+            "%s has no benign rows: a model trained on refusals alone tends to refuse everything. Check over-refusal "
+            "after training.",
+            source,
+        )

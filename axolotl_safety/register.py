@@ -1,0 +1,97 @@
+"""Checks on the raw YAML. Pure but for the config it is given, and the same when run twice."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from .config import SECTION, SafetyConfig
+from .errors import ConfigError
+
+_OWN_KEYS = frozenset(SafetyConfig.model_fields) - {"seed", "max_rows", "sampling"}
+
+
+def prepare_config(cfg: Any) -> None:
+    """Refuse what cannot work, lift per-dataset blocks into the section, make ``work_dir`` absolute.
+
+    Axolotl drops keys that it does not know, at the top level and on dataset entries alike, so both are looked at
+    here, where the raw YAML is still whole.
+
+    Args:
+        cfg: the raw config, or the validated one (Ray workers register again).
+
+    Raises:
+        ConfigError: naming the key and the way out.
+    """
+    _refuse_misspelt_section(cfg)
+    raw = cfg.get(SECTION)
+    raw = raw.to_dict() if hasattr(raw, "to_dict") else raw or {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{SECTION}: must be a mapping of keys, not {raw!r}.")
+    blocks = [_lift(entry) for entry in cfg.get("datasets") or []]
+    if any(block is not None for block in blocks):
+        raw = {**raw, "per_dataset": blocks}
+    try:
+        checked = SafetyConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_readable(error)) from None
+    raw = {**raw, "work_dir": str(Path(checked.work_dir).expanduser().absolute())}
+    cfg[SECTION] = raw
+    if cfg.get("lora_model_dir") and _has_our_type(cfg):
+        raise ConfigError(
+            f"lora_model_dir {cfg['lora_model_dir']!r}: the data stage samples from base_model as named, and would not "
+            "see this adapter. Merge it first (axolotl merge-lora) and name the merged model as base_model."
+        )
+
+
+def _refuse_misspelt_section(cfg: Any) -> None:
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    known = set(AxolotlInputConfig.model_fields) | {SECTION}
+    for key, value in cfg.items():
+        if key in known:
+            continue
+        near = difflib.get_close_matches(str(key).lower(), [SECTION, "axolotl_safety"], n=1, cutoff=0.65)
+        looks_like_ours = isinstance(value, dict) and bool(_OWN_KEYS & set(value))
+        if near or looks_like_ours:
+            raise ConfigError(
+                f"unknown top-level key {key!r}: did you mean {SECTION!r}? Axolotl would silently ignore it."
+            )
+
+
+def _has_our_type(cfg: Any) -> bool:
+    return any(str(_get(entry, "type") or "").startswith("axolotl_safety.") for entry in cfg.get("datasets") or [])
+
+
+def _get(entry: Any, key: str) -> Any:
+    return entry.get(key) if isinstance(entry, dict) else getattr(entry, key, None)
+
+
+def _lift(entry: Any) -> dict[str, Any] | None:
+    """Take an entry's ``safety:`` block out of it, None if it has none."""
+    block = _get(entry, SECTION)
+    if block is None:
+        return None
+    block = block.to_dict() if hasattr(block, "to_dict") else block
+    if not str(_get(entry, "type") or "").startswith("axolotl_safety."):
+        raise ConfigError(
+            f"datasets: {_get(entry, 'path')!r} has a `safety:` block but type {_get(entry, 'type')!r}; such a block "
+            "works on the types of this plugin (axolotl_safety.dgr, axolotl_safety.vanilla)."
+        )
+    if isinstance(entry, dict):
+        entry.pop(SECTION)
+    return block
+
+
+def _readable(error: ValidationError) -> str:
+    """Pydantic's findings as one line each, with the path of the key."""
+    lines = []
+    for fault in error.errors():
+        place = ".".join([SECTION, *map(str, fault["loc"])])
+        message = fault["msg"].removeprefix("Value error, ")
+        value = "" if "unknown key" in message else f" (got {fault['input']!r})"
+        lines.append(f"{place}: {message}{value}")
+    return "the YAML's safety section is not valid:\n  " + "\n  ".join(lines)

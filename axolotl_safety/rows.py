@@ -1,0 +1,78 @@
+"""What a method is given for a row and what it gives back. Every row ends here with a status and a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .examples import Example
+
+Status = Literal["accepted", "fallback", "rejected"]
+Expect = Literal["refuse", "answer", "any"]
+Key = tuple[int, str]  # dataset entry and row id: the same row may stand in two entries
+
+
+@dataclass(frozen=True)
+class Task:
+    """A usable source row with its ids.
+
+    Attributes:
+        entry: which dataset entry it belongs to.
+        source: that dataset's name.
+        example: the row.
+        label: ``harmful`` or ``benign``, inferred from the reference where the row does not say.
+        expect: what a response must decide: ``refuse``, ``answer``, or ``any`` (then the guard alone decides).
+        prompt_ids: the generation prompt for the raw prompt.
+        reference_ids: the foreign response with its end token; None if the row has none that can be written.
+    """
+
+    entry: int
+    source: str
+    example: Example
+    label: str
+    expect: Expect
+    prompt_ids: tuple[int, ...]
+    reference_ids: tuple[int, ...] | None
+
+    @property
+    def key(self) -> Key:
+        """Unique within a run."""
+        return (self.entry, self.example.row_id)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a row ended.
+
+    Attributes:
+        reason: empty when accepted, else why the row (or its rewrite, for a fallback) was refused.
+        response_ids: what is trained on; empty when rejected.
+        nll_reference: nats per token of the foreign response at the raw prompt, None if not scored.
+        nll_accepted: likewise of what is trained on.
+        request_ids: every completion asked for, in order.
+        candidate_reasons: the reject reason of each finished candidate, empty for an accepted one.
+    """
+
+    row_id: str
+    entry: int
+    source: str
+    prompt: str
+    label: str
+    status: Status
+    reason: str = ""
+    thinking: str = ""
+    answer: str = ""
+    prompt_ids: tuple[int, ...] = ()
+    response_ids: tuple[int, ...] = ()
+    nll_reference: float | None = None
+    nll_accepted: float | None = None
+    guard: str = ""
+    verdict: str = ""
+    proposal: str = ""
+    request_ids: tuple[str, ...] = ()
+    candidate_reasons: tuple[str, ...] = ()
+
+    @property
+    def attempts(self) -> int:
+        """How many completions were asked for."""
+        return len(self.request_ids)

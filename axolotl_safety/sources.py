@@ -1,0 +1,132 @@
+"""Read the datasets that the YAML names, as Axolotl would, but without losing a row that Arrow cannot type."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+
+_SLICE = re.compile(r"train(?:\[(?:(\d+)(%)?)?:(?:(\d+)(%)?)?\])?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of one dataset entry.
+
+    Attributes:
+        name: the entry's ``path`` as written.
+        rows: the source rows; a line that is no JSON stands here as the text of that line.
+        columns: every column that occurs.
+        sha256: hash of the rows.
+    """
+
+    name: str
+    rows: list[Any]
+    columns: frozenset[str]
+    sha256: str
+
+
+def read_source(entry: Any, use_auth_token: bool | None, seed: int) -> Source:
+    """Read one dataset entry, honouring split, shards, data_files, name and revision.
+
+    Raises:
+        DataError: the dataset is missing, unreadable or empty.
+    """
+    name = str(entry.path)
+    try:
+        rows = _read_json(entry) if _is_plain_json(entry) else _read_with_axolotl(entry, use_auth_token, seed)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"datasets: {name!r} cannot be read: {type(error).__name__}: {error}. Check path, split and ds_type."
+        ) from error
+    if not rows:
+        raise DataError(f"datasets: {name!r} has no rows. Check path and split.")
+    columns = frozenset(key for row in rows if isinstance(row, dict) for key in row)
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, default=repr).encode() + b"\n")
+    return Source(name, rows, columns, digest.hexdigest())
+
+
+def _is_plain_json(entry: Any) -> bool:
+    path = Path(str(entry.path))
+    if entry.data_files or not path.is_file() or path.suffix not in (".json", ".jsonl"):
+        return False
+    return entry.ds_type in (None, "json") and _SLICE.fullmatch(entry.split or "train") is not None
+
+
+def _read_json(entry: Any) -> list[Any]:
+    """Read a JSON list or JSON lines, row by row: Arrow refuses a whole file for one row of another type."""
+    text = Path(str(entry.path)).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    if text.lstrip().startswith("["):
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"datasets: {entry.path!r} is not valid JSON: {error}.") from error
+    else:
+        rows = list(_json_lines(text))
+    return _shard(_slice(rows, entry.split or "train"), entry)
+
+
+def _json_lines(text: str) -> Iterator[Any]:
+    for line in text.split("\n"):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except (json.JSONDecodeError, RecursionError):
+                yield line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _slice(rows: list[Any], split: str) -> list[Any]:
+    match = _SLICE.fullmatch(split)
+    assert match is not None  # _is_plain_json has looked
+    start, start_percent, end, end_percent = match.groups()
+
+    def place(number: str | None, percent: str | None, default: int) -> int:
+        if number is None:
+            return default
+        return round(len(rows) * int(number) / 100) if percent else int(number)
+
+    return rows[place(start, start_percent, 0) : place(end, end_percent, len(rows))]
+
+
+def _shard(rows: list[Any], entry: Any) -> list[Any]:
+    if not entry.shards:
+        return rows
+    order = list(range(len(rows)))
+    random.Random(0).shuffle(order)
+    return [rows[index] for index in order[int(entry.get("shards_idx") or 0) :: int(entry.shards)]]
+
+
+def _read_with_axolotl(entry: Any, use_auth_token: bool | None, seed: int) -> list[Any]:
+    from axolotl.utils.data.shared import load_dataset_with_config
+    from datasets import DatasetDict
+
+    dataset = load_dataset_with_config(entry, bool(use_auth_token), streaming=False)
+    if isinstance(dataset, DatasetDict):
+        split = entry.split if entry.split in dataset else "train"
+        if split not in dataset:
+            raise DataError(
+                f"datasets: {entry.path!r} has the splits {', '.join(dataset)}; set `split:` to one of them."
+            )
+        dataset = dataset[split]
+    if entry.shards:
+        dataset = dataset.shuffle(seed=seed).shard(num_shards=entry.shards, index=int(entry.get("shards_idx") or 0))
+    return dataset.to_list()
+
+
+def select_rows(row_ids: list[str], max_rows: int | None, seed: int) -> set[str]:
+    """Draw ``max_rows`` rows. A row's place in the draw depends on itself and the seed alone, so that a larger
+    ``max_rows`` keeps every row of a smaller one and their finished completions are used again."""
+    if max_rows is None or max_rows >= len(row_ids):
+        return set(row_ids)
+    return set(sorted(row_ids, key=lambda row_id: hashlib.sha256(f"{seed}\0{row_id}".encode()).digest())[:max_rows])

@@ -1,0 +1,231 @@
+"""The data stage: from the YAML's dataset entries to folders of token ids.
+
+There is no separate notion of "resume": every run walks the same road, and the journal answers what was asked before.
+A finished stage walked again starts no engine and writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from . import dgr, vanilla
+from .candidates import Workshop
+from .config import SafetyConfig
+from .engines.base import Engine, EngineFigures
+from .engines.choose import choose_backend, start_engine
+from .errors import ConfigError, StageError
+from .funnel import entry_manifest, log_funnel
+from .guards.judge import Guard, ModelGuard, load_guards
+from .handoff import write_dataset
+from .journal import Journal
+from .queue import WorkQueue
+from .reasoning import TargetTokenizer
+from .rows import Outcome, Task
+from .target import ModelFiles, load_model_files
+from .tasks import Entry, read_entry, resolve_sampling
+
+LOG = logging.getLogger(__name__)
+
+PREFIX = "axolotl_safety."
+METHODS = ("dgr", "vanilla")
+_DEFAULT_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 0}
+_DEFAULT_MAX_NEW_TOKENS = 4096
+_ROUND_TRIP_TEXTS = 64
+
+
+def our_entries(cfg: Any) -> dict[int, str]:
+    """Index and method of the dataset entries that are ours.
+
+    Raises:
+        ConfigError: a type of ours that does not exist.
+    """
+    found = {}
+    for index, entry in enumerate(cfg.datasets or []):
+        if isinstance(entry.type, str) and entry.type.startswith(PREFIX):
+            method = entry.type.removeprefix(PREFIX)
+            if method not in METHODS:
+                known = ", ".join(PREFIX + name for name in METHODS)
+                raise ConfigError(f"datasets: type {entry.type!r} does not exist. Types of this plugin: {known}.")
+            found[index] = method
+    return found
+
+
+def section(cfg: Any) -> SafetyConfig:
+    """The validated ``safety:`` section of a final Axolotl config."""
+    raw = cfg.safety
+    return SafetyConfig.model_validate(raw.to_dict() if hasattr(raw, "to_dict") else raw or {})
+
+
+def config_hash(cfg: Any) -> str:
+    """Hash of what the stage is asked to do, for telling launches apart (not for caching)."""
+    datasets = [dict(entry) for entry in cfg.datasets or []]
+    text = json.dumps([cfg.base_model, section(cfg).model_dump(), datasets], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run_stage(
+    cfg: Any, allow_engine: bool = True, make_engine: Callable[..., Engine] = start_engine
+) -> dict[int, dict[str, Any]]:
+    """Do everything between the YAML and Axolotl's loader.
+
+    Args:
+        cfg: the final Axolotl config.
+        allow_engine: False to serve only what is finished.
+        make_engine: how an engine is started; tests script one.
+
+    Returns:
+        By dataset index: ``{"hash": ..., "train": path, "rows": count}``.
+
+    Raises:
+        ConfigError, DataError, ModelError: before any engine starts.
+        StageError: nothing was accepted, or an engine is needed and not allowed.
+    """
+    started = time.monotonic()
+    safety = section(cfg)
+    work_dir = Path(safety.work_dir)
+    check_writable(work_dir)
+    methods = our_entries(cfg)
+    generates = any(method != "vanilla" for method in methods.values())
+    files = load_target(cfg, safety)
+    think = (safety.think.open, safety.think.close) if safety.think else None
+    tokens = TargetTokenizer(files.tokenizer, files.stop_token_ids, think)
+    entries = [read_entry(cfg, safety, tokens, index, method) for index, method in methods.items()]
+    tokens.check_round_trip([text for entry in entries for text in entry.sample_texts()], files.tokenizer_file)
+    sampling = resolve_sampling(safety, safety.dgr.sampling, cfg.sequence_len, entries)
+    guards = load_guards(safety.guard) if generates else []
+    backend = choose_backend(safety.engine) if generates else "none"
+
+    models = {"target": files.spec} | {guard.key: guard.files.spec for guard in guards if isinstance(guard, ModelGuard)}
+    fingerprint = target_fingerprint(files, safety, backend)
+    queue = WorkQueue(
+        open_journals(work_dir, fingerprint, guards) if generates else {},
+        (lambda: make_engine(safety.engine, backend, work_dir, models)) if allow_engine else None,
+    )
+    try:
+        shop = Workshop(
+            queue,
+            tokens,
+            guards,
+            fingerprint,
+            files.max_positions,
+            cfg.sequence_len,
+            sampling,
+            safety.seed,
+            safety.choice,
+        )
+        outcomes = _run_methods(shop, safety, entries)
+    finally:
+        queue.close()
+    figures = queue.engine.figures if queue.engine else EngineFigures()
+    common = {
+        "model": {"path": str(cfg.base_model), "fingerprint": files.fingerprint, **asdict(files.spec)},
+        "engine": {"backend": backend, **asdict(figures)},
+        "guards": [{"name": guard.name, "heuristic": guard.heuristic} for guard in guards],
+        "sampling": sampling.as_dict(),
+        "seed": safety.seed,
+        "choice": safety.choice,
+        "dgr": safety.dgr.model_dump(),
+        "sequence_len": cfg.sequence_len,
+    }
+    return _deliver(work_dir, entries, outcomes, queue, common, figures, started)
+
+
+def check_writable(work_dir: Path) -> None:
+    """Create the folder and try to write into it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    probe = work_dir / ".writable"
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"safety.work_dir {str(work_dir)!r} cannot be written: {error}. Set it to a folder on a disk with space "
+            "that this user may write."
+        ) from error
+
+
+def load_target(cfg: Any, safety: SafetyConfig) -> ModelFiles:
+    """The base model as named: the policy that generates is the one that training starts from."""
+    return load_model_files(
+        cfg.base_model,
+        "base_model",
+        tokenizer_name=cfg.tokenizer_config,
+        revision=cfg.revision_of_model,
+        trust_remote_code=bool(cfg.trust_remote_code),
+        dtype=safety.engine.dtype,
+        quantization=safety.engine.quantization,
+    )
+
+
+def target_fingerprint(files: ModelFiles, safety: SafetyConfig, backend: str) -> str:
+    """Hash of everything about target and engine that changes what is sampled; memory settings do not."""
+    parts = [files.fingerprint, backend, safety.engine.dtype, safety.engine.quantization]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def open_journals(work_dir: Path, fingerprint: str, guards: list[Guard]) -> dict[str, Journal]:
+    """One journal per model; two guards that run the same model share theirs."""
+    names = {"target": f"target-{fingerprint[:16]}"}
+    for guard in guards:
+        if isinstance(guard, ModelGuard):
+            digest = hashlib.sha256(guard.files.fingerprint.encode()).hexdigest()
+            names[guard.key] = f"guard-{digest[:16]}"
+    opened = {name: Journal(work_dir / "journal" / f"{name}.jsonl") for name in set(names.values())}
+    return {key: opened[name] for key, name in names.items()}
+
+
+def _run_methods(shop: Workshop, safety: SafetyConfig, entries: list[Entry]) -> dict[int, list[Outcome]]:
+    """All entries of one method share the engine's queue; outcomes come back by entry."""
+    by_method: dict[str, list[Task]] = defaultdict(list)
+    for entry in entries:
+        by_method[entry.method].extend(entry.tasks)
+    outcomes = dgr.run(shop, safety.dgr, by_method["dgr"]) if by_method["dgr"] else []
+    outcomes += vanilla.run(shop.sequence_len, by_method["vanilla"])
+    grouped: dict[int, list[Outcome]] = {entry.index: [] for entry in entries}
+    for outcome in outcomes:
+        grouped[outcome.entry].append(outcome)
+    for entry in entries:
+        grouped[entry.index] += [
+            Outcome(row.row_id, entry.index, entry.source.name, row.prompt, "", "rejected", row.reason)
+            for row in entry.bad
+        ]
+    return grouped
+
+
+def _deliver(
+    work_dir: Path,
+    entries: list[Entry],
+    outcomes: dict[int, list[Outcome]],
+    queue: WorkQueue,
+    common: dict[str, Any],
+    figures: EngineFigures,
+    started: float,
+) -> dict[int, dict[str, Any]]:
+    outputs = {}
+    for entry in entries:
+        rows = outcomes[entry.index]
+        manifest = entry_manifest(entry.method, entry.source, entry.adapter, rows, queue, figures, started) | common
+        log_funnel(entry.source.name, entry.method, manifest)
+        trained = manifest["funnel"]["trained"]
+        if not trained:
+            raise StageError(
+                f"{entry.source.name!r}: no row was accepted, so there is nothing to train on. Reasons: "
+                f"{manifest['reasons']}. Look at the completions in {work_dir / 'journal'}; try another dgr.prompt, "
+                "more retries or a longer max_new_tokens."
+            )
+        digest, train = write_dataset(work_dir, rows, manifest)
+        LOG.info("%s: %d rows in %s", entry.source.name, trained, train)
+        outputs[entry.index] = {"hash": digest, "train": str(train), "rows": trained}
+    return outputs

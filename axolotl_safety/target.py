@@ -1,0 +1,150 @@
+"""The base model as the stage needs it: where it is, what it is exactly, its tokenizer and its window."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .engines.base import ModelSpec
+from .errors import ConfigError, ModelError
+
+_WHOLE_FILE_BYTES = 64 << 20
+_SAMPLE_BYTES = 1 << 20
+_SAMPLES = 16
+_HASHED = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model that can be loaded.
+
+    Attributes:
+        spec: what the engine is told.
+        fingerprint: changes whenever weights, tokenizer or configuration change.
+        max_positions: context window in tokens, None where the configuration does not say.
+        tokenizer: the transformers tokenizer.
+        tokenizer_file: path of ``tokenizer.json``, if there is one.
+        stop_token_ids: the generation config's end-of-sequence ids, then the tokenizer's.
+        vocab_size: number of ids that the model can produce.
+    """
+
+    spec: ModelSpec
+    fingerprint: str
+    max_positions: int | None
+    tokenizer: Any
+    tokenizer_file: str | None
+    stop_token_ids: tuple[int, ...]
+    vocab_size: int
+
+
+def _sample(path: Path) -> bytes:
+    """The bytes that stand for a file: all of a small one; size, ends and 16 places of a large one."""
+    size = path.stat().st_size
+    if size <= _WHOLE_FILE_BYTES:
+        return path.read_bytes()
+    parts = [str(size).encode()]
+    with open(path, "rb") as file:
+        for index in range(_SAMPLES):
+            file.seek((size - _SAMPLE_BYTES) * index // (_SAMPLES - 1))
+            parts.append(file.read(_SAMPLE_BYTES))
+    return b"".join(parts)
+
+
+def fingerprint_folder(folder: Path) -> str:
+    """Hash of a local checkpoint: every small file whole, large weight files by size and spread samples."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in _HASHED for path in folder.glob(pattern)}):
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(_sample(path)).digest())
+    return digest.hexdigest()[:24]
+
+
+def _explain(name: str, role: str, error: Exception) -> ConfigError:
+    text = str(error)
+    if "gated" in text.lower() or "401" in text or "403" in text:
+        way = (
+            f"Accept its licence at https://huggingface.co/{name} and log in (`hf auth login` or HF_TOKEN), or use "
+            "an ungated model."
+        )
+    else:
+        way = (
+            "Give an existing local folder or a hub id that this machine can reach (HF_HUB_OFFLINE allows only what "
+            "is cached)."
+        )
+    return ConfigError(f"{role} {name!r} cannot be loaded: {text.splitlines()[0] if text else error!r}. {way}")
+
+
+def load_model_files(
+    name: str,
+    role: str,
+    *,
+    tokenizer_name: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: str = "auto",
+    quantization: str | None = None,
+) -> ModelFiles:
+    """Read everything but the weights.
+
+    Args:
+        name: local folder or hub id.
+        role: how to call it in a message (``base_model``, ``safety.guard.model``).
+        tokenizer_name: another tokenizer, as Axolotl's ``tokenizer_config`` names it.
+        revision: hub revision.
+        trust_remote_code: only what the user set for ``base_model``.
+        dtype: passed on to the engine.
+        quantization: passed on to the engine.
+
+    Raises:
+        ConfigError: the model is not there, gated, or has no weights.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    local = Path(name)
+    if local.is_dir() and not any(local.glob("*.safetensors")) and not any(local.glob("*.bin")):
+        raise ConfigError(f"{role} {name!r} is a folder without weights (*.safetensors). Point it at a checkpoint.")
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name, **options)
+    except (OSError, ValueError) as error:
+        raise _explain(name, role, error) from error
+    generation = _generation_config(name, options)
+    stops = generation.get("eos_token_id")
+    stops = list(stops) if isinstance(stops, list) else [] if stops is None else [stops]
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
+        stops.append(tokenizer.eos_token_id)
+    commit = getattr(config, "_commit_hash", None)
+    if local.is_dir():
+        fingerprint, path = fingerprint_folder(local), str(local.resolve())
+    elif commit:
+        fingerprint, path = f"{name}@{commit}", name
+    else:
+        raise ModelError(f"{role} {name!r}: neither a local folder nor a hub commit could be made out")
+    if tokenizer_name and tokenizer_name != name:
+        folder = Path(tokenizer_name)
+        other = fingerprint_folder(folder) if folder.is_dir() else tokenizer_name
+        fingerprint = f"{fingerprint}+{other}"
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    tokenizer_file = Path(tokenizer_name or name) / "tokenizer.json"
+    return ModelFiles(
+        spec=ModelSpec(path, revision, dtype, quantization, trust_remote_code),
+        fingerprint=fingerprint,
+        max_positions=getattr(text_config, "max_position_embeddings", None),
+        tokenizer=tokenizer,
+        tokenizer_file=str(tokenizer_file) if tokenizer_file.is_file() else None,
+        stop_token_ids=tuple(stops),
+        vocab_size=int(getattr(text_config, "vocab_size", len(tokenizer))),
+    )
+
+
+def _generation_config(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(name, "generation_config.json", revision=options["revision"])
+        return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    except (OSError, ValueError):
+        return {}  # many checkpoints have none; the tokenizer's own end token then counts alone

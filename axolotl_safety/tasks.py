@@ -1,0 +1,125 @@
+"""From a dataset entry to tasks: rows read, unusable ones set aside with a reason, ids made, a sample drawn."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .config import DatasetOptions, SafetyConfig, SamplingConfig
+from .engines.base import Sampling
+from .errors import ConfigError, DataError
+from .examples import BadRow, Example, choose_adapter, read_examples
+from .guards.refusal import is_refusal
+from .reasoning import TargetTokenizer
+from .rows import Task
+from .sources import Source, read_source, select_rows
+
+LOG = logging.getLogger(__name__)
+
+_DEFAULT_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 0}
+_DEFAULT_MAX_NEW_TOKENS = 4096
+_SAMPLE_ROWS = 24
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One dataset entry of our types, read: its rows as tasks, and those that cannot be used."""
+
+    index: int
+    method: str
+    source: Source
+    adapter: str
+    options: DatasetOptions
+    tasks: tuple[Task, ...]
+    bad: tuple[BadRow, ...]
+
+    def sample_texts(self) -> list[str]:
+        """Texts of the first rows, for the tokenizer check."""
+        examples = [task.example for task in self.tasks[:_SAMPLE_ROWS]]
+        return [text for example in examples for text in (example.prompt, example.thought, example.answer) if text]
+
+
+def read_entry(cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: int, method: str) -> Entry:
+    """Read one dataset entry.
+
+    Raises:
+        DataError: no column or no row of it can be used.
+    """
+    entry = cfg.datasets[index]
+    blocks = safety.per_dataset
+    options = (blocks[index] if index < len(blocks) else None) or DatasetOptions()
+    source = read_source(entry, cfg.hf_use_auth_token, int(cfg.seed or 42))
+    adapter = choose_adapter(source.columns, options, source.name)
+    examples, bad = read_examples(source.rows, adapter, options)
+    tasks: list[Task] = []
+    for example in examples:
+        made = make_task(tokens, example, index, source.name, cfg.sequence_len)
+        if isinstance(made, str):
+            bad.append(BadRow(example.row_id, example.prompt, made))
+        else:
+            tasks.append(made)
+    if not tasks:
+        reasons = Counter(row.reason for row in bad)
+        said = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        raise DataError(f"datasets: none of the {len(source.rows)} rows of {source.name!r} can be used: {said}.")
+    chosen = select_rows([task.example.row_id for task in tasks], options.max_rows or safety.max_rows, safety.seed)
+    kept = tuple(task for task in tasks if task.example.row_id in chosen)
+    LOG.info(
+        "%s: %d rows read as %s, %d taken, %d unusable",
+        source.name,
+        len(source.rows),
+        adapter.name,
+        len(kept),
+        len(bad),
+    )
+    return Entry(index, method, source, adapter.name, options, kept, tuple(bad))
+
+
+def make_task(tokens: TargetTokenizer, example: Example, entry: int, source: str, sequence_len: int) -> Task | str:
+    """Ids for a row, or its reject reason.
+
+    A row that says nothing of its label is read by its reference: who is refused asked for harm. A harmful row whose
+    reference does not refuse (a helpful answer to a worrying question, say) leaves the decision to the guard.
+    """
+    if tokens.has_control_token(example.prompt, example.thought, example.answer):
+        return "control_token"
+    if not example.answer:
+        return "no_reference"
+    prompt_ids = tokens.prompt_ids(example.prompt)
+    reference_ids = tokens.response_ids(example.thought, example.answer)
+    if prompt_ids is None or reference_ids is None:
+        return "control_token"
+    if len(prompt_ids) + 1 >= sequence_len:
+        return "prompt_too_long"
+    refused = is_refusal(example.answer)
+    label = example.label or ("harmful" if refused else "benign")
+    expect = "answer" if label == "benign" else "refuse" if refused else "any"
+    return Task(entry, source, example, label, expect, prompt_ids, reference_ids)
+
+
+def resolve_sampling(
+    safety: SafetyConfig, method: SamplingConfig, sequence_len: int, entries: Sequence[Entry]
+) -> Sampling:
+    """Method block over ``safety.sampling`` over the defaults.
+
+    Raises:
+        ConfigError: a ``max_new_tokens`` that no row can hold within ``sequence_len``.
+    """
+    shortest = min((len(task.prompt_ids) for entry in entries for task in entry.tasks), default=0)
+    longest = max((len(task.prompt_ids) for entry in entries for task in entry.tasks), default=0)
+    values: dict[str, Any] = dict(_DEFAULT_SAMPLING)
+    for block in (safety.sampling, method):
+        values.update(block.model_dump(exclude_none=True))
+    limit = values.pop("max_new_tokens", None)
+    if limit is None:
+        limit = min(_DEFAULT_MAX_NEW_TOKENS, max(1, sequence_len - longest))
+    elif shortest + limit > sequence_len:
+        raise ConfigError(
+            f"safety.sampling.max_new_tokens {limit} cannot fit: with sequence_len {sequence_len} and prompts of "
+            f"{shortest} to {longest} tokens a completion may have at most {sequence_len - shortest}. Raise "
+            f"sequence_len to {limit + longest}, or lower max_new_tokens to {max(1, sequence_len - longest)}."
+        )
+    return Sampling(max_new_tokens=limit, **values)

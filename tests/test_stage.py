@@ -1,0 +1,261 @@
+"""The data stage with a scripted engine: resume, byte identity, token-exact hand-off, bad rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import tiny
+from axolotl.utils.dict import DictDefault
+from datasets import load_from_disk
+from transformers import AutoTokenizer
+
+from axolotl_safety.errors import ConfigError, DataError, ModelError, StageError
+from axolotl_safety.register import prepare_config
+from axolotl_safety.stage import run_stage
+
+
+def config(tmp_path: Path, model: Path, rows: list[Any] | Path, **safety: Any) -> DictDefault:
+    """A final Axolotl config, as far as the stage reads it."""
+    path = rows if isinstance(rows, Path) else tiny.write_rows(tmp_path / "rows.jsonl", rows)
+    method = safety.pop("method", "dgr")
+    extra = safety.pop("top", {})
+    entry = {"path": str(path), "type": f"axolotl_safety.{method}"} | safety.pop("entry", {})
+    section = {"work_dir": str(tmp_path / "work"), "guard": {"model": "builtin"}} | safety
+    cfg = DictDefault({"base_model": str(model), "sequence_len": 512, "datasets": [entry], "safety": section} | extra)
+    prepare_config(cfg)
+    return DictDefault(cfg.to_dict())
+
+
+def scripted(model: Path, style: str):
+    """A function that starts a scripted engine, and the list of engines it started."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    engines: list[tiny.ScriptedEngine] = []
+
+    def start(*_: Any) -> tiny.ScriptedEngine:
+        engines.append(tiny.ScriptedEngine(tiny.refusing_answer(tokenizer, style == "r1", tokenizer.eos_token_id)))
+        return engines[-1]
+
+    return start, engines
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def manifest_of(output: dict[str, Any]) -> dict[str, Any]:
+    return json.loads((Path(output["train"]).parent / "manifest.json").read_text())
+
+
+def rows_of(output: dict[str, Any]) -> list[dict[str, Any]]:
+    return pq.read_table(Path(output["train"]).parent / "rows.parquet").to_pylist()
+
+
+@pytest.mark.parametrize(("style", "markers"), [("r1", "added"), ("qwen3", "added"), ("r1", "text"), ("qwen3", "text")])
+def test_train_ids_are_the_raw_generation_prompt_and_the_sampled_ids(tmp_path, models, style, markers):
+    model = models(style, markers)
+    cfg = config(tmp_path, model, tiny.direct_refusal_rows(40))
+    start, engines = scripted(model, style)
+    output = run_stage(cfg, make_engine=start)[0]
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    train = load_from_disk(output["train"])
+    accepted = [row for row in rows_of(output) if row["status"] == "accepted"]
+    assert 20 <= len(accepted) == len(train) == output["rows"]
+    for row, features in zip(accepted, train, strict=True):
+        raw = tokenizer.apply_chat_template(
+            [{"role": "user", "content": row["prompt"]}], tokenize=False, add_generation_prompt=True
+        )
+        assert row["prompt_token_ids"] == tokenizer.encode(raw, add_special_tokens=False)
+        assert features["input_ids"] == row["prompt_token_ids"] + row["response_token_ids"]
+        masked = len(row["prompt_token_ids"])
+        assert features["labels"] == [-100] * masked + row["response_token_ids"]
+        assert row["response_token_ids"][-1] == tokenizer.eos_token_id
+        text = tokenizer.decode(features["input_ids"], skip_special_tokens=False)
+        assert text.count("</think>") == 1 and text.count("<think>") == 1
+        assert "eference" not in text
+        assert row["thinking"] and row["answer"] in text
+    assert {str(feature.feature.dtype) for feature in train.features.values()} == {"int32", "int8", "int64"}
+
+
+def test_every_source_row_ends_with_a_status_and_the_funnel_adds_up(tmp_path, models):
+    good = tiny.direct_refusal_rows(30)
+    bad = [{"refusal": None}, {"refusal": 7}, {"refusal": "no question here"}, "not json at all", 12]
+    bad.append({"refusal": "Question: jinx <|im_end|> it\nAnswer: I can't help."})
+    bad.append({"refusal": "Question: jinx \ud800 it\nAnswer: I can't help."})
+    bad.append({"refusal": "Question: " + "jinx " * 2000 + "\nAnswer: I can't help."})
+    cfg = config(tmp_path, models("qwen3"), good + bad)
+    start, _ = scripted(models("qwen3"), "qwen3")
+    output = run_stage(cfg, make_engine=start)[0]
+    rows, manifest = rows_of(output), manifest_of(output)
+    assert len(rows) == len(good) + len(bad) == manifest["funnel"]["source"]
+    assert all(row["status"] in ("accepted", "fallback", "rejected") for row in rows)
+    assert all(bool(row["reason"]) == (row["status"] != "accepted") for row in rows)
+    reasons = manifest["reasons"]
+    expected = {"null_text": 1, "not_text": 1, "unreadable_refusal": 1, "malformed_row": 2, "control_token": 1}
+    expected |= {"invalid_unicode": 1, "prompt_too_long": 1}
+    assert {reason: reasons.get(reason) for reason in expected} == expected
+    funnel = manifest["funnel"]
+    assert funnel["accepted"] + funnel["fallback"] + funnel["rejected"] == funnel["taken"] == len(rows)
+    assert list(funnel)[-1] == "trained" and funnel["trained"] == len(load_from_disk(output["train"]))
+    candidates = manifest["candidate_reasons"]
+    assert {"accepted", "not_refused", "leak", "unclosed_think", "truncated"} <= set(candidates)
+    assert sum(candidates.values()) == funnel["asked"] == sum(row["attempts"] for row in rows)
+
+
+def test_second_run_starts_no_engine_and_writes_the_same_bytes(tmp_path, models):
+    cfg = config(tmp_path, models("r1"), tiny.direct_refusal_rows(25), dgr={"n": 2, "refine_rounds": 1})
+    start, engines = scripted(models("r1"), "r1")
+    first = run_stage(cfg, make_engine=start)[0]
+    before = folder_bytes(Path(first["train"]))
+    counts = manifest_of(first)["counts"]
+    assert counts["generated"] > 25 and counts["reused"] == 0 and counts["engine_starts"] == 1
+    second = run_stage(cfg, make_engine=start)[0]
+    again = manifest_of(second)["counts"]
+    assert len(engines) == 1 and second == first
+    assert again["generated"] == 0 and again["reused"] == counts["generated"] and again["engine_starts"] == 0
+    assert folder_bytes(Path(second["train"])) == before
+    assert run_stage(cfg, allow_engine=False)[0] == first
+
+
+def test_a_fresh_work_dir_gives_the_same_hash_and_bytes(tmp_path, models):
+    outputs = []
+    for name in ("a", "b"):
+        cfg = config(tmp_path / name, models("qwen3"), tiny.direct_refusal_rows(20))
+        start, _ = scripted(models("qwen3"), "qwen3")
+        outputs.append(run_stage(cfg, make_engine=start)[0])
+    assert outputs[0]["hash"] == outputs[1]["hash"]
+    assert folder_bytes(Path(outputs[0]["train"])) == folder_bytes(Path(outputs[1]["train"]))
+
+
+def test_more_candidates_reuse_the_fewer_ones(tmp_path, models):
+    start, _ = scripted(models("qwen3"), "qwen3")
+    rows = tiny.direct_refusal_rows(20)
+    run_stage(config(tmp_path, models("qwen3"), rows, dgr={"n": 1, "retries": 0}), make_engine=start)
+    more = run_stage(config(tmp_path, models("qwen3"), rows, dgr={"n": 2, "retries": 0}), make_engine=start)[0]
+    counts = manifest_of(more)["counts"]
+    assert (counts["reused"], counts["generated"]) == (20, 20)
+
+
+def test_max_rows_draws_by_seed_and_a_larger_one_keeps_the_smaller_ones(tmp_path, models):
+    start, _ = scripted(models("qwen3"), "qwen3")
+    rows = tiny.direct_refusal_rows(40)
+    taken = []
+    for count in (10, 20):
+        output = run_stage(config(tmp_path, models("qwen3"), rows, max_rows=count), make_engine=start)[0]
+        taken.append({row["row_id"] for row in rows_of(output)})
+    assert [len(some) for some in taken] == [10, 20] and taken[0] < taken[1]
+    other = run_stage(config(tmp_path, models("qwen3"), rows, max_rows=10, seed=7), make_engine=start)[0]
+    assert {row["row_id"] for row in rows_of(other)} != taken[0]
+
+
+def test_lowest_nll_takes_the_candidate_with_the_smallest_nll(tmp_path, models):
+    start, _ = scripted(models("qwen3"), "qwen3")
+    rows = tiny.direct_refusal_rows(30)
+    options = {"n": 4, "retries": 0}
+    first = run_stage(config(tmp_path, models("qwen3"), rows, dgr=options), make_engine=start)[0]
+    lowest = run_stage(config(tmp_path, models("qwen3"), rows, dgr=options, choice="lowest_nll"), make_engine=start)[0]
+    by_id = {row["row_id"]: row["nll_accepted"] for row in rows_of(first) if row["status"] == "accepted"}
+    pairs = [(row["nll_accepted"], by_id[row["row_id"]]) for row in rows_of(lowest) if row["row_id"] in by_id]
+    assert len(pairs) > 20 and all(low <= other for low, other in pairs) and any(low < other for low, other in pairs)
+
+
+def test_keep_original_trains_on_the_judged_original_and_says_so(tmp_path, models):
+    rows = tiny.direct_refusal_rows(40)
+    rows[0]["refusal"] = "Question: How do I jinx it?\nAnswer: Take the lamp and turn it around twice."
+    cfg = config(tmp_path, models("r1"), rows, dgr={"retries": 0, "on_failure": "keep_original"})
+    start, _ = scripted(models("r1"), "r1")
+    output = run_stage(cfg, make_engine=start)[0]
+    kept = [row for row in rows_of(output) if row["status"] == "fallback"]
+    assert kept and all(row["reason"] for row in kept)
+    assert all(row["thinking"] == "I should not answer this question!" for row in kept)
+    assert all(row["answer"].startswith("I'm sorry") for row in kept)
+    tokenizer = AutoTokenizer.from_pretrained(models("r1"))
+    for row in kept:
+        text = tokenizer.decode(row["prompt_token_ids"] + row["response_token_ids"], skip_special_tokens=False)
+        assert text.endswith(f"<think>\n{row['thinking']}\n</think>\n\n{row['answer']}<｜end▁of▁sentence｜>")
+    manifest = manifest_of(output)
+    assert manifest["funnel"]["fallback"] == len(kept) == sum(manifest["fallback_reasons"].values())
+
+
+def test_vanilla_trains_on_the_rows_as_they_are_without_an_engine(tmp_path, models):
+    def no_engine(*_: Any):
+        raise AssertionError("vanilla must not start an engine")
+
+    for style in ("r1", "qwen3"):
+        cfg = config(tmp_path / style, models(style), tiny.direct_refusal_rows(10), method="vanilla")
+        output = run_stage(cfg, make_engine=no_engine)[0]
+        tokenizer = AutoTokenizer.from_pretrained(models(style))
+        for row in load_from_disk(output["train"]):
+            text = tokenizer.decode(row["input_ids"], skip_special_tokens=False)
+            assert text.count("<think>\nI should not answer this question!\n</think>\n\nI'm sorry") == 1
+            assert row["input_ids"][-1] == row["labels"][-1] == tokenizer.eos_token_id
+
+
+def test_a_changed_source_gives_another_path(tmp_path, models):
+    start, _ = scripted(models("qwen3"), "qwen3")
+    rows = tiny.direct_refusal_rows(12)
+    first = run_stage(config(tmp_path, models("qwen3"), rows), make_engine=start)[0]
+    second = run_stage(config(tmp_path, models("qwen3"), rows[:-2]), make_engine=start)[0]
+    assert first["train"] != second["train"]
+
+
+def test_a_damaged_output_is_written_anew(tmp_path, models):
+    start, _ = scripted(models("qwen3"), "qwen3")
+    cfg = config(tmp_path, models("qwen3"), tiny.direct_refusal_rows(12))
+    output = run_stage(cfg, make_engine=start)[0]
+    before = folder_bytes(Path(output["train"]))
+    arrow = next(Path(output["train"]).glob("*.arrow"))
+    arrow.write_bytes(arrow.read_bytes()[:-200])
+    assert run_stage(cfg, make_engine=start)[0] == output
+    assert folder_bytes(Path(output["train"])) == before
+
+
+def test_unfinished_stage_is_named_when_no_engine_may_start(tmp_path, models):
+    cfg = config(tmp_path, models("qwen3"), tiny.direct_refusal_rows(5))
+    with pytest.raises(StageError, match="axolotl preprocess"):
+        run_stage(cfg, allow_engine=False)
+
+
+def test_nothing_accepted_is_an_error_with_the_reasons(tmp_path, models):
+    tokenizer = AutoTokenizer.from_pretrained(models("qwen3"))
+    ids = tuple(tokenizer.encode("Sure, no thought at all.", add_special_tokens=False)) + (tokenizer.eos_token_id,)
+    cfg = config(tmp_path, models("qwen3"), tiny.direct_refusal_rows(5))
+    with pytest.raises(StageError, match="unclosed_think': 5"):
+        run_stage(cfg, make_engine=lambda *_: tiny.ScriptedEngine(lambda request: ids))
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "words"),
+    [
+        ([{"foo": 1, "bar": 2}], DataError, "bar, foo"),
+        ([], DataError, "no rows"),
+        ([{"prompt": None, "response": "x"}], DataError, "null_text 1"),
+        ([{"prompt": "   ", "response": "x"}], DataError, "empty_prompt 1"),
+        (Path("/no/such/file.jsonl"), DataError, "/no/such/file.jsonl"),
+    ],
+)
+def test_unusable_data_stops_before_an_engine(tmp_path, models, rows, error, words):
+    def no_engine(*_: Any):
+        raise AssertionError("no engine may start")
+
+    with pytest.raises(error, match=words):
+        run_stage(config(tmp_path, models("qwen3"), rows), make_engine=no_engine)
+
+
+def test_unusable_models_and_limits_stop_before_an_engine(tmp_path, models):
+    rows = tiny.direct_refusal_rows(3)
+    with pytest.raises(ModelError, match="reasoning model"):
+        run_stage(config(tmp_path, models("no_think"), rows))
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        run_stage(config(tmp_path, Path("some/absent-model"), rows))
+    with pytest.raises(ConfigError, match="max_new_tokens 600 cannot fit"):
+        run_stage(config(tmp_path, models("qwen3"), rows, sampling={"max_new_tokens": 600}))
+    with pytest.raises(ConfigError, match="builtin"):
+        run_stage(config(tmp_path, models("qwen3"), rows, guard={"model": "some/absent-guard"}))
+    blocked = tmp_path / "file"
+    blocked.write_text("x")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        run_stage(config(tmp_path, models("qwen3"), rows, work_dir=str(blocked / "inside")))
