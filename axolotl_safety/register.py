@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from pydantic import ValidationError
 
 from .config import SECTION, SafetyConfig
 from .errors import ConfigError
+from .rows import LATEST
 
 _OWN_KEYS = frozenset(SafetyConfig.model_fields) - {"seed", "max_rows", "sampling"}
 
@@ -40,6 +43,7 @@ def prepare_config(cfg: Any) -> None:
         raise ConfigError(_readable(error)) from None
     raw = {**raw, "work_dir": str(Path(checked.work_dir).expanduser().absolute())}
     cfg[SECTION] = raw
+    _stamp_cache_key(cfg, raw)
     if cfg.get("lora_model_dir") and _has_our_type(cfg):
         raise ConfigError(
             f"lora_model_dir {cfg['lora_model_dir']!r}: the data stage samples from base_model as named, and would not "
@@ -60,6 +64,23 @@ def _refuse_misspelt_section(cfg: Any) -> None:
             raise ConfigError(
                 f"unknown top-level key {key!r}: did you mean {SECTION!r}? Axolotl would silently ignore it."
             )
+
+
+def _stamp_cache_key(cfg: Any, raw: dict[str, Any]) -> None:
+    """Make Axolotl's prepared cache tell our outputs apart when it caches one under the source's path.
+
+    Only ``axolotl evaluate`` does: it never calls ``load_datasets``, so our entries keep their path and type there,
+    and the cache key holds neither this section nor what a file contains. ``field_model`` is part of that key and
+    means nothing to our types.
+    """
+    try:
+        latest = (Path(raw["work_dir"]) / LATEST).read_text(encoding="utf-8")
+    except OSError:
+        latest = ""
+    stamp = hashlib.sha256(json.dumps([raw, latest], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    for entry in cfg.get("datasets") or []:
+        if str(_get(entry, "type") or "").startswith("axolotl_safety.") and isinstance(entry, dict):
+            entry["field_model"] = f"axolotl_safety:{stamp}"
 
 
 def _has_our_type(cfg: Any) -> bool:

@@ -9,6 +9,7 @@ from .examples import Example
 
 Status = Literal["accepted", "fallback", "rejected"]
 Expect = Literal["refuse", "answer", "any"]
+LATEST = "datasets/latest.json"  # in work_dir: which hashes the last finished stage wrote
 Key = tuple[int, str]  # dataset entry and row id: the same row may stand in two entries
 
 

@@ -25,10 +25,10 @@ from .errors import ConfigError, StageError
 from .funnel import entry_manifest, log_funnel
 from .guards.judge import Guard, ModelGuard, load_guards
 from .handoff import write_dataset
-from .journal import Journal
+from .journal import Journal, write_atomically
 from .queue import WorkQueue
 from .reasoning import TargetTokenizer
-from .rows import Outcome, Task
+from .rows import LATEST, Outcome, Task
 from .target import ModelFiles, load_model_files
 from .tasks import Entry, read_entry, resolve_sampling
 
@@ -228,4 +228,6 @@ def _deliver(
         digest, train = write_dataset(work_dir, rows, manifest)
         LOG.info("%s: %d rows in %s", entry.source.name, trained, train)
         outputs[entry.index] = {"hash": digest, "train": str(train), "rows": trained}
+    latest = {index: output["hash"] for index, output in outputs.items()}
+    write_atomically(work_dir / LATEST, json.dumps(latest).encode() + b"\n")
     return outputs

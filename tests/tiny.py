@@ -93,8 +93,8 @@ def make_model(
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(style, markers)
     shape = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
+        "hidden_size": 64,  # 4-bit blocks hold 64 weights
+        "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
@@ -107,7 +107,7 @@ def make_model(
     } | changes
     torch.manual_seed(seed)
     model = (
-        Qwen2ForCausalLM(Qwen2Config(**shape)) if style == "r1" else Qwen3ForCausalLM(Qwen3Config(head_dim=16, **shape))
+        Qwen2ForCausalLM(Qwen2Config(**shape)) if style == "r1" else Qwen3ForCausalLM(Qwen3Config(head_dim=32, **shape))
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
