@@ -1,0 +1,154 @@
+"""Axolotl's own commands on real YAMLs: preprocess, train, evaluate, two ranks, and every way to leave us out."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import axolotl_cli as cli
+import pytest
+import tiny
+import yaml
+from datasets import load_from_disk
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return tiny.write_rows(tmp_path_factory.mktemp("rows") / "direct.jsonl", tiny.direct_refusal_rows(24))
+
+
+def test_preprocess_then_train_then_evaluate(tmp_path, models, rows):
+    config = cli.training_yaml(models("qwen3"), rows, tmp_path, val_set_size=0.25, eval_steps=10)
+    code, output = cli.run("preprocess", config, tmp_path)
+    assert code == 0, output[-3000:]
+    (first,) = cli.manifests(tmp_path / "safety")
+    assert first["counts"]["engine_starts"] == 1 and first["counts"]["generated"] == 24
+    assert not cli.processes_of(tmp_path / "safety")
+
+    # Without --launcher python: exactly what a user types.
+    process = cli.start("train", config, tmp_path)
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output[-3000:]
+    (second,) = cli.manifests(tmp_path / "safety")
+    assert second["hash"] == first["hash"]
+    assert second["counts"] == first["counts"] | {"engine_starts": 0, "generated": 0, "reused": 24} | {
+        "verdicts_made": 0,
+        "scores_made": 0,
+    }
+    assert (tmp_path / "model" / "adapter_model.safetensors").exists()
+
+    code, output = cli.run("evaluate", config, tmp_path)
+    assert code == 0, output[-3000:]
+    assert not re.search(r"engine: process \d+", output)
+
+
+def test_evaluate_before_the_stage_says_what_to_run(tmp_path, models, rows):
+    config = cli.training_yaml(models("qwen3"), rows, tmp_path, val_set_size=0.25)
+    code, output = cli.run("evaluate", config, tmp_path)
+    assert code != 0 and "axolotl preprocess" in output
+
+
+def test_axolotl_trains_on_exactly_our_ids_beside_ordinary_rows(tmp_path, models, rows):
+    chat = [
+        {"messages": [{"role": "user", "content": f"sort {index}"}, {"role": "assistant", "content": "done"}]}
+        for index in range(6)
+    ]
+    config = cli.training_yaml(models("qwen3"), rows, tmp_path, sample_packing=True, pad_to_sequence_len=True)
+    chat_path = tiny.write_rows(tmp_path / "chat.jsonl", chat)
+    config["datasets"].append({"path": str(chat_path), "type": "chat_template"})
+    code, output = cli.run("train", config, tmp_path)
+    assert code == 0, output[-3000:]
+    (manifest,) = cli.manifests(tmp_path / "safety")
+    ours = load_from_disk(str(tmp_path / "safety" / "datasets" / manifest["hash"] / "train"))
+    (prepared,) = [path for path in (tmp_path / "prepared").iterdir() if path.is_dir()]
+    seen = {(tuple(row["input_ids"]), tuple(row["labels"])) for row in load_from_disk(str(prepared))}
+    wanted = {(tuple(row["input_ids"]), tuple(row["labels"])) for row in ours}
+    assert wanted < seen and len(seen - wanted) == len(chat)
+    assert manifest["funnel"]["trained"] == len(ours)
+
+
+def hub_cache(folder: Path, name: str, model: Path) -> Path:
+    """A hub cache that holds a local model under a hub id, so that a YAML can keep that id offline."""
+    snapshot = folder / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / ("0" * 40)
+    shutil.copytree(model, snapshot)
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    return folder
+
+
+def test_the_mission_s_own_file_runs_on_a_tiny_r1(tmp_path, models):
+    """Nothing is changed but the model, the dataset's path, the backend and the CPU keys; the guard keeps its id."""
+    lab = cli.ROOT / "examples" / "lab"
+    config = yaml.safe_load((cli.ROOT / "yaml" / "dgr_r1distill.yml").read_text())
+    guard = config["safety"]["guard"]["model"]
+    assert "/" in guard and not Path(guard).exists()
+    rows = (lab / "data" / "direct_refusal.jsonl").read_text().splitlines()[:16]
+    path = tmp_path / "direct_refusal.jsonl"
+    path.write_text("\n".join(rows) + "\n")
+    config |= cli.CPU_KEYS | {"base_model": str(models("r1")), "output_dir": str(tmp_path / "model")}
+    config["dataset_prepared_path"] = str(tmp_path / "prepared")
+    config["datasets"][0]["path"] = str(path)
+    config["safety"] |= {"work_dir": str(tmp_path / "safety"), "engine": {"backend": "transformers"}}
+    cache = hub_cache(tmp_path / "hf", guard, lab / "guard")
+    code, output = cli.run("train", config, tmp_path, HF_HOME=str(cache))
+    assert code == 0, output[-3000:]
+    (manifest,) = cli.manifests(tmp_path / "safety")
+    assert manifest["guards"] == [{"name": guard, "heuristic": False}]
+    assert manifest["funnel"]["source"] == 16 and manifest["funnel"]["trained"] > 0
+    assert (tmp_path / "model" / "adapter_model.safetensors").exists()
+
+
+def test_two_ranks_start_one_engine_and_see_one_hash(tmp_path, models, rows):
+    config = cli.training_yaml(models("qwen3"), rows, tmp_path)
+    # Two CPU ranks get no further than the end of the data stage (transformers needs an accelerator then).
+    _, output = cli.run("train", config, tmp_path, "--launcher", "torchrun", "--", "--nproc_per_node", "2")
+    (manifest,) = cli.manifests(tmp_path / "safety")
+    assert manifest["counts"]["engine_starts"] == 1 and manifest["counts"]["generated"] == 24
+    (status,) = (tmp_path / "safety" / "ranks").iterdir()
+    assert json.loads(status.read_text())["result"]["0"]["hash"] == manifest["hash"]
+    loaded = re.findall(r"Loading dataset: (\S+/datasets/\S+/train) ", output)
+    assert loaded and set(loaded) == {str(tmp_path / "safety" / "datasets" / manifest["hash"] / "train")}
+
+
+def without_the_package(folder: Path) -> str:
+    """A PYTHONPATH under which ``import axolotl_safety`` fails, as if it were not installed."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Gone:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'axolotl_safety':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Gone())\n"
+    )
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("package", "No module named 'axolotl_safety'"),
+        ("plugin", "plugins:\n  - axolotl_safety.SafetyPlugin"),
+        ("section", "did you mean 'safety'"),
+        ("key", "did you mean 'retries'"),
+    ],
+)
+def test_leaving_us_out_never_trains_silently(tmp_path, models, rows, change, words):
+    config = cli.training_yaml(models("qwen3"), rows, tmp_path)
+    environ = {}
+    if change == "package":
+        environ["PYTHONPATH"] = without_the_package(tmp_path / "gone")
+    elif change == "plugin":
+        del config["plugins"]
+    elif change == "section":
+        config["saftey"] = config.pop("safety")
+    else:
+        config["safety"]["dgr"]["retrys"] = 1
+    code, output = cli.run("train", config, tmp_path, **environ)
+    assert code != 0 and words in output, output[-3000:]
+    assert not (tmp_path / "model" / "adapter_model.safetensors").exists()
