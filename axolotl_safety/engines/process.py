@@ -1,0 +1,189 @@
+"""One child process and its two pipes. Single-threaded: the caller polls, nothing happens in between."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from axolotl_safety.engines import footprint
+from axolotl_safety.engines.errors import EngineError
+from axolotl_safety.engines.wire import encode
+
+LOG = logging.getLogger(__name__)
+_READ_BYTES = 1 << 18
+_TAIL_BYTES = 3000
+
+
+class Child:
+    """A child in a session of its own, spoken to in JSON lines.
+
+    Args:
+        command: the child's command line.
+        environ: the child's environment.
+        log_path: where its stderr goes.
+
+    Raises:
+        EngineError: the command cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], log_path: Path) -> None:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.log_path = log_path
+        try:
+            with open(log_path, "ab") as log:
+                # A session of its own: Ctrl-C goes to us alone, and the whole group can be killed without harming us.
+                self._process = subprocess.Popen(
+                    list(command),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=dict(environ),
+                    bufsize=0,
+                    close_fds=True,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise EngineError(
+                f"The engine could not be started: {error}. Command: {' '.join(command)}. "
+                "Check the path of the engine's python interpreter."
+            ) from error
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self.pid = self._process.pid
+        self.started_at = time.monotonic()
+        self.peak_rss_bytes = 0
+        self.ended = False  # nothing more will be read
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._outgoing = bytearray()
+        self._incoming = b""
+        self._selector = selectors.DefaultSelector()
+        # Not blocking: a child that hangs while its pipe is full must not take us with it.
+        os.set_blocking(self._stdin.fileno(), False)
+        os.set_blocking(self._stdout.fileno(), False)
+        self._selector.register(self._stdout, selectors.EVENT_READ)
+        self._writing = False
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Queues a message; `poll` writes it."""
+        self._outgoing += encode(message)
+
+    def poll(self, seconds: float) -> list[dict[str, Any]]:
+        """Writes what is queued, waits at most ``seconds`` for messages and returns those that are complete."""
+        self._write()
+        ready = self._selector.select(seconds)
+        if not ready and self._process.poll() is not None:
+            self.ended = True  # something else holds its end of the pipe open
+        for key, _ in ready:
+            if key.fileobj is self._stdin:
+                self._write()
+            else:
+                self._read()
+        if not self._incoming:
+            return []
+        *lines, self._incoming = self._incoming.split(b"\n")
+        return [json.loads(line) for line in lines if line]
+
+    def _write(self) -> None:
+        try:
+            while self._outgoing:
+                written = os.write(self._stdin.fileno(), memoryview(self._outgoing)[:_READ_BYTES])
+                del self._outgoing[:written]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                raise
+            self._outgoing.clear()  # it died; reading to the end says so
+        if bool(self._outgoing) != self._writing:
+            self._writing = bool(self._outgoing)
+            if self._writing:
+                self._selector.register(self._stdin, selectors.EVENT_WRITE)
+            else:
+                self._selector.unregister(self._stdin)
+
+    def _read(self) -> None:
+        try:
+            chunk = os.read(self._stdout.fileno(), _READ_BYTES)
+        except BlockingIOError:
+            return
+        if not chunk:
+            self.ended = True
+            self._incoming = b""  # a line that death cut in half
+        self._incoming += chunk
+
+    def end(self, grace_seconds: float) -> str:
+        """Ends the child and its group: asks, then SIGTERM, then SIGKILL. Verifies that nothing is left.
+
+        Args:
+            grace_seconds: how long to wait after asking, and again after SIGTERM; 0 kills at once.
+
+        Returns:
+            How the child ended, in words.
+        """
+        self.peak_rss_bytes = max(self.peak_rss_bytes, footprint.peak_rss_bytes(self.pid))
+        if grace_seconds > 0 and self._process.poll() is None:
+            self._outgoing += encode({"type": "end"})
+            self._drain(grace_seconds)
+            if self._process.poll() is None:
+                footprint.kill_group(self.pid, signal.SIGTERM)
+                self._drain(grace_seconds)
+        # Always: the leader may have left helpers behind.
+        if footprint.group_is_alive(self.pid):
+            footprint.kill_group(self.pid)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            LOG.error("engine: process %d did not die within 10 s of SIGKILL (stuck in the kernel?)", self.pid)
+        deadline = time.monotonic() + 5
+        while (alive := footprint.group_is_alive(self.pid)) and time.monotonic() < deadline:
+            footprint.kill_group(self.pid)
+            time.sleep(0.02)
+        if alive:
+            LOG.error(
+                "engine: process group %d is still alive and may hold GPU memory; see `ps -g %d`", *[self.pid] * 2
+            )
+        self._selector.close()
+        self._stdin.close()
+        self._stdout.close()
+        self.ended = True
+        return self.cause()
+
+    def _drain(self, seconds: float) -> None:
+        """Waits for the exit; reads meanwhile, so that a child that blocks on a full pipe can come to its end."""
+        deadline = time.monotonic() + seconds
+        while self._process.poll() is None and time.monotonic() < deadline:
+            if self.ended:
+                time.sleep(0.01)
+                continue
+            for message in self.poll(0.05):
+                self.peak_rss_bytes = max(self.peak_rss_bytes, message.get("rss", 0))
+
+    def cause(self) -> str:
+        """How the child ended, in words."""
+        try:
+            code = self._process.wait(2)  # the pipe closes a moment before the process can be reaped
+        except subprocess.TimeoutExpired:
+            return "still running"
+        if code >= 0:
+            return f"exit code {code}"
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+
+    def log_tail(self) -> str:
+        """The last lines of the child's log."""
+        try:
+            with open(self.log_path, "rb") as log:
+                log.seek(max(0, os.path.getsize(self.log_path) - _TAIL_BYTES))
+                return log.read().decode(errors="replace").strip()
+        except OSError as error:
+            return f"(no log: {error})"

@@ -1,0 +1,168 @@
+"""The decode loop: a batch that rows join and leave while it runs."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Any
+
+import torch
+from items import GenerateItem, failure
+from loading import Loaded
+from rows import Row, Send, announce, book, is_out_of_memory, prefill, release_memory, take_group
+from sampling import Warp, sample
+from slots import SlotCache
+
+LOG = logging.getLogger(__name__)
+_PREFILL_TOKENS = 8192
+_ADMIT_SHARE = 8  # a prefill interrupts the batch: wait until an eighth of the slots is free
+
+
+class Decoder:
+    """Draws completions for one model, `step` by step.
+
+    Subclasses say how a batch advances; this class keeps the queue and survives lack of memory: the batch is halved,
+    its rows go back to the queue with what they have drawn, and as draws depend on (seed, request, step) alone they go
+    on where they stopped.
+
+    Args:
+        loaded: the model.
+        batch_size: rows at once.
+        send: sends a message at once.
+    """
+
+    def __init__(self, loaded: Loaded, batch_size: int, send: Send) -> None:
+        self.loaded = loaded
+        self.send = send
+        self.tokens_drawn = 0
+        self._batch_size = self._limit = batch_size
+        self._waiting: deque[Row] = deque()
+        self._rows: list[Row] = []
+        self._joining: list[Row] = []
+        self._calm = 0  # completions since memory last ran out
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to decode."""
+        return bool(self._waiting or self._rows)
+
+    @property
+    def active(self) -> int:
+        """Rows in the batch."""
+        return len(self._rows)
+
+    def add(self, item: GenerateItem) -> None:
+        """Queues an item."""
+        self._waiting.append(Row.of(item))
+
+    def cancel(self) -> None:
+        """Forgets every row."""
+        self._waiting.clear()
+        self._rows, self._joining = [], []
+        self._drop_cache()
+
+    @torch.no_grad()
+    def step(self) -> list[dict[str, Any]]:
+        """One prefill or one token for every row; returns messages."""
+        try:
+            messages = self._advance()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            messages = None
+        if messages is None:  # outside of the handler, whose traceback keeps the tensors alive
+            return self._shed()
+        self._calm += sum(message["type"] == "completion" for message in messages)
+        if self._limit < self._batch_size and self._calm >= 2 * self._limit:
+            # The longest come first, so room is found again as the run goes on.
+            self._limit, self._calm = min(self._batch_size, self._limit + max(1, self._limit // 2)), 0
+        return messages
+
+    def _shed(self) -> list[dict[str, Any]]:
+        rows = self._rows + self._joining
+        self._rows, self._joining = [], []
+        self._drop_cache()
+        release_memory(self.loaded.device)
+        self._calm = 0
+        if len(rows) == 1:
+            item = rows[0].item
+            need = len(item.prompt) + item.max_new_tokens
+            return [failure(item, f"Out of memory on this request alone (up to {need} tokens); shorten it.")]
+        self._limit = max(1, len(rows) // 2)
+        LOG.warning("out of memory with %d rows; going on with %d", len(rows), self._limit)
+        self._waiting.extendleft(reversed(rows))
+        return []
+
+    def _advance(self) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def _drop_cache(self) -> None:
+        raise NotImplementedError
+
+
+class ContinuousDecoder(Decoder):
+    """For models whose cache keeps every column: rows join as soon as others leave."""
+
+    _cache: SlotCache | None = None
+    _warp: Warp | None = None
+    _capacity = 0
+
+    def _drop_cache(self) -> None:
+        self._cache = self._warp = None
+
+    def _advance(self) -> list[dict[str, Any]]:
+        free = self._limit - len(self._rows)
+        enough = min(max(1, self._limit // _ADMIT_SHARE), len(self._waiting))
+        if self._waiting and (not self._rows or free >= enough):
+            return self._admit(free)
+        return self._decode()
+
+    def _admit(self, free: int) -> list[dict[str, Any]]:
+        self._joining = group = take_group(self._waiting, free, _PREFILL_TOKENS)
+        announce(group, self.send)
+        sequences = [row.sequence for row in group]
+        logits_BV, prefilled, mask_BT = prefill(self.loaded, sequences)
+        steps = [len(row.tokens) for row in group]
+        warp = Warp.of([row.item for row in group], [row.key for row in group], self.loaded.device)
+        tokens, logprobs = sample(logits_BV, warp, steps)
+        del logits_BV
+        if self._cache is None or (not self._rows and self._capacity < self._limit):
+            self._cache, self._capacity = SlotCache(self._limit), self._limit
+        # Join before booking: should memory run out here, the rows draw the same tokens again.
+        before = len(self._rows)
+        self._cache.join(prefilled, [len(sequence) for sequence in sequences], mask_BT.shape[1])
+        self._rows += group
+        self._joining = []
+        self.tokens_drawn += len(group)
+        messages, ended = book(group, tokens, logprobs)
+        self._retire([before + index for index in ended], messages)
+        self._warp = None
+        return messages
+
+    def _decode(self) -> list[dict[str, Any]]:
+        assert self._cache is not None
+        device = self.loaded.device
+        if self._warp is None:
+            self._warp = Warp.of([row.item for row in self._rows], [row.key for row in self._rows], device)
+        columns_B = torch.tensor(self._cache.lengths, device=device)
+        width = self._cache.open_step(columns_B, torch.arange(len(self._rows), device=device))
+        ids_B1 = torch.tensor([[row.tokens[-1]] for row in self._rows], device=device)
+        mask_BT = torch.arange(width, device=device) <= columns_B[:, None]
+        output = self.loaded.forward(ids_B1, mask_BT, columns_B[:, None], self._cache)
+        tokens, logprobs = sample(output.logits[:, -1], self._warp, [len(row.tokens) for row in self._rows])
+        self._cache.close_step()
+        self.tokens_drawn += len(self._rows)
+        messages, ended = book(self._rows, tokens, logprobs)
+        self._retire(ended, messages)
+        return messages
+
+    def _retire(self, ended: list[int], messages: list[dict[str, Any]]) -> None:
+        """Takes rows out; ``messages`` are theirs, in the same order."""
+        if ended:
+            assert self._cache is not None
+            broken = [row for row, message in zip(ended, messages, strict=True) if message["type"] == "failure"]
+            if broken:
+                self._cache.scrub(broken)
+            order = self._cache.leave(ended)
+            self._rows = [self._rows[index] for index in order]
+            self._warp = None

@@ -1,0 +1,90 @@
+"""What a backend works on, and what a model can take. Plain values: this folder runs under any interpreter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class GenerateItem:
+    """One completion to draw. ``number`` is the client's number for it, ``request_id`` seeds the draw."""
+
+    number: int
+    request_id: str
+    model: str
+    prompt: list[int]
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+    seed: int
+    stop: frozenset[int]
+
+
+@dataclass(frozen=True)
+class ScoreItem:
+    """One response to score under a prompt."""
+
+    number: int
+    request_id: str
+    model: str
+    prompt: list[int]
+    response: list[int]
+
+
+Item = GenerateItem | ScoreItem
+
+
+def item_of(message: dict[str, Any]) -> Item:
+    """The item that a ``generate`` or ``score`` message asks for."""
+    common = (message["id"], message["request_id"], message["model"], message["prompt"])
+    if message["type"] == "score":
+        return ScoreItem(*common, response=message["response"])
+    return GenerateItem(
+        *common,
+        temperature=message["temperature"],
+        top_p=message["top_p"],
+        top_k=message["top_k"],
+        max_new_tokens=message["max_new_tokens"],
+        seed=message["seed"],
+        stop=frozenset(message["stop"]),
+    )
+
+
+def refusal(item: Item, vocabulary: int, max_positions: int | None) -> str | None:
+    """Why a model cannot take an item, or None.
+
+    Args:
+        item: what is asked.
+        vocabulary: rows of the model's embedding.
+        max_positions: positions that the model knows; None is no limit.
+    """
+    if not item.prompt:
+        return "The prompt is empty; a model needs at least one token, for example its beginning-of-sequence token."
+    given = item.prompt
+    if isinstance(item, ScoreItem):
+        if not item.response:
+            return "The response to score is empty."
+        given = item.prompt + item.response
+        total = len(given)
+    else:
+        if item.max_new_tokens < 1:
+            return f"max_new_tokens is {item.max_new_tokens}; it must be at least 1."
+        if not (item.temperature >= 0 and 0 < item.top_p <= 1 and item.top_k >= 0):
+            return (
+                f"temperature {item.temperature}, top_p {item.top_p}, top_k {item.top_k}: want temperature >= 0, "
+                "0 < top_p <= 1, top_k >= 0 (0 keeps all)."
+            )
+        total = len(given) + item.max_new_tokens
+    if min(given) < 0 or max(given) >= vocabulary:
+        bad = next(token for token in given if not 0 <= token < vocabulary)
+        return f"Token id {bad} is outside of the model's vocabulary of {vocabulary}; was another tokenizer used?"
+    if max_positions is not None and total > max_positions:
+        return f"The request can come to {total} tokens, the model's positions end at {max_positions}; shorten it."
+    return None
+
+
+def failure(item: Item, message: str) -> dict[str, Any]:
+    """The message that turns an item down, and it alone."""
+    return {"type": "failure", "id": item.number, "reason": "refused", "message": message}

@@ -1,0 +1,41 @@
+"""Dies with the parent: a trainer that is SIGKILLed must not leave an orphan that holds the GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die() -> None:
+    """Kills this process and, where it leads its own group, everything in it. Does not return."""
+    if os.getpgid(0) == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+def ask_kernel(parent: int) -> None:
+    """Asks the kernel to kill this process when the thread that started it ends. Linux only, else without effect."""
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        except (OSError, AttributeError):
+            return
+        if os.getppid() != parent:  # it died before we asked
+            die()
+
+
+def watch_parent(parent: int, seconds: float = 1.0) -> None:
+    """Starts a daemon thread that ends this process once its parent is another one."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(seconds)
+        die()
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()

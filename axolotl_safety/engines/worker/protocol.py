@@ -1,0 +1,130 @@
+"""The worker's side of the pipes, and the loop between them and a backend. Knows no backend by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import resource
+import sys
+import threading
+import time
+import traceback
+from typing import Any, Protocol
+
+import lifeline
+from items import Item, item_of
+
+Message = dict[str, Any]
+_HEARTBEAT_SECONDS = 1.0
+
+
+class LoadError(Exception):
+    """A model cannot be loaded. ``hint`` is the way out."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Backend(Protocol):
+    """What runs the models. `step` advances everything a little, so that new items can join at any time."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has something to do."""
+
+    def load(self, name: str, spec: Message) -> None:
+        """Loads a model under a name. Raises `LoadError`."""
+
+    def add(self, item: Item) -> None:
+        """Queues an item for a model that was loaded."""
+
+    def step(self) -> list[Message]:
+        """Advances by one small piece of work; returns what became of items: started, completion, score, failure."""
+
+    def cancel(self) -> None:
+        """Forgets every item."""
+
+    def progress(self) -> Message:
+        """Figures for a heartbeat."""
+
+
+class Channel:
+    """JSON lines to and from the parent. Takes over stdin and stdout."""
+
+    def __init__(self) -> None:
+        # Libraries print: what they write to fd 1 goes to the log, and the protocol keeps the pipe for itself.
+        self._out = os.dup(1)
+        os.dup2(2, 1)
+        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+
+    def _read(self) -> None:
+        for line in sys.stdin.buffer:
+            message = json.loads(line)
+            self._messages.put(message)
+            if message["type"] == "end":
+                return  # what follows is our own exit
+        lifeline.die()  # the parent closed the pipe without a word: it is dead
+
+    def take(self, wait: bool) -> list[Message]:
+        """Every message that has arrived; with ``wait``, at least one."""
+        messages = [self._messages.get()] if wait else []
+        while not self._messages.empty():
+            messages.append(self._messages.get())
+        return messages
+
+    def send(self, *messages: Message) -> None:
+        """Writes messages at once."""
+        data = b"".join(json.dumps(message, separators=(",", ":")).encode() + b"\n" for message in messages)
+        while data:
+            data = data[os.write(self._out, data) :]
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory of this process (Linux counts in kilobytes, macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def serve(backend: Backend, channel: Channel) -> int:
+    """Takes messages and works until told to end.
+
+    The heartbeat comes from this loop and not from a thread, so that a hang is seen as silence.
+
+    Returns:
+        The exit status.
+    """
+    last_beat = 0.0
+    try:
+        while True:
+            for message in channel.take(wait=not backend.busy):
+                kind = message["type"]
+                if kind == "end":
+                    channel.send({"type": "bye", "rss": peak_rss_bytes()})
+                    return 0
+                if kind == "load":
+                    _load(backend, channel, message["name"], message["spec"])
+                elif kind == "cancel":
+                    backend.cancel()
+                else:
+                    backend.add(item_of(message))
+            events = backend.step() if backend.busy else []
+            now = time.monotonic()
+            if now - last_beat >= _HEARTBEAT_SECONDS:
+                last_beat = now
+                events.append({"type": "progress", "rss": peak_rss_bytes(), **backend.progress()})
+            if events:
+                channel.send(*events)
+    except LoadError as error:
+        traceback.print_exc()
+        channel.send({"type": "fatal", "error": str(error), "hint": error.hint})
+        return 1
+
+
+def _load(backend: Backend, channel: Channel, name: str, spec: Message) -> None:
+    channel.send({"type": "loading", "name": name})
+    started = time.monotonic()
+    backend.load(name, spec)
+    channel.send({"type": "loaded", "name": name, "seconds": round(time.monotonic() - started, 1)})
