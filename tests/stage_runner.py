@@ -1,11 +1,18 @@
-"""Run the data stage in a process of its own, to be killed: ``python stage_runner.py config.json real|scripted``."""
+"""Run data stages in processes of their own, to be killed.
+
+Imports cost ten seconds and a campaign kills dozens of runs, so this program imports once and forks a run for each
+line on its standard input: ``start <config.json> <real|scripted> <output file>`` answers with a pid,
+``wait <pid>`` with the exit code.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,10 +36,13 @@ class SlowEngine(tiny.ScriptedEngine):
             yield result
 
 
-def main() -> None:
-    """Run one stage and print its outputs as JSON."""
+def run(config: str, engine: str, output: str) -> None:
+    """Run one stage in a session of its own; its output goes to a file, the last line is the outputs as JSON."""
+    os.setsid()
+    for fd in (1, 2):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), fd)
     logging.basicConfig(level=logging.INFO)
-    cfg = DictDefault(json.loads(Path(sys.argv[1]).read_text()))
+    cfg = DictDefault(json.loads(Path(config).read_text()))
     prepare_config(cfg)
     cfg = DictDefault(cfg.to_dict())
 
@@ -41,8 +51,36 @@ def main() -> None:
         return SlowEngine(tiny.refusing_answer(tokenizer, True, tokenizer.eos_token_id))
 
     with interruptible("axolotl train again.yml"):
-        outputs = run_stage(cfg, make_engine=start_engine if sys.argv[2] == "real" else scripted)
-    print(json.dumps(outputs))
+        outputs = run_stage(cfg, make_engine=start_engine if engine == "real" else scripted)
+    print(json.dumps(outputs), flush=True)
+
+
+def guarded(*arguments: str) -> int:
+    """Exit code of a run, as the interpreter would give it."""
+    try:
+        run(*arguments)
+        return 0
+    except SystemExit as ending:
+        return int(ending.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+def main() -> None:
+    """Serve commands until the standard input ends."""
+    for line in sys.stdin:
+        command, *arguments = line.split()
+        if command == "start":
+            pid = os.fork()
+            if pid == 0:
+                code = guarded(*arguments)
+                sys.stdout.flush()
+                os._exit(code)
+            print(pid, flush=True)
+        else:
+            _, status = os.waitpid(int(arguments[0]), 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of a real generation, Ctrl-C, a killed parent: nothing whole is lost, made again or changed."""
+"""SIGKILL at random moments of a real generation, Ctrl-C, a killed parent: nothing whole is lost or made again."""
 
 from __future__ import annotations
 
@@ -44,15 +44,45 @@ def write_config(folder: Path, model: Path, rows: int, max_new_tokens: int = 120
     return path
 
 
-def start(config: Path, engine: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, str(RUNNER), str(config), engine],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+class Runs:
+    """Starts and awaits runs through the forking runner."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.count = 0
+        self.server = subprocess.Popen(
+            [sys.executable, str(RUNNER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def ask(self, *words: object) -> int:
+        self.server.stdin.write(" ".join(map(str, words)) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def start(self, config: Path, engine: str) -> tuple[int, Path]:
+        self.count += 1
+        output = self.folder / f"run{self.count}.log"
+        return self.ask("start", config, engine, output), output
+
+    def wait(self, pid: int) -> int:
+        return self.ask("wait", pid)
+
+    def finish(self, config: Path, engine: str) -> dict:
+        pid, output = self.start(config, engine)
+        assert self.wait(pid) == 0, output.read_text()[-3000:]
+        return json.loads(output.read_text().strip().splitlines()[-1])["0"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    made = Runs(tmp_path_factory.mktemp("runs"))
+    yield made
+    made.server.stdin.close()
+    made.server.wait(30)
 
 
 def sound_completions(work: Path) -> dict[str, list[int]]:
@@ -70,44 +100,45 @@ def size_of(work: Path) -> int:
     return sum(path.stat().st_size for path in work.glob("journal/*.jsonl"))
 
 
-def kill_at_random(config: Path, work: Path, engine: str, dice: random.Random, delay: float) -> bool:
+def ended(pid: int) -> bool:
+    """Whether a forked run is gone or waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def kill_at_random(runs: Runs, config: Path, work: Path, engine: str, dice: random.Random, delay: float) -> bool:
     """Start a run, kill it at a random moment after it has begun to write; whether it was still running."""
-    process = start(config, engine)
     before = size_of(work)
-    assert cli.wait_until(lambda: size_of(work) > before or process.poll() is not None, 120)
+    pid, _ = runs.start(config, engine)
+    assert cli.wait_until(lambda: size_of(work) > before or ended(pid), 120)
     time.sleep(dice.uniform(0, delay))
-    running = process.poll() is None
-    engines = [pid for pid in cli.processes_of(work) if pid != process.pid]
-    victims = [process.pid] if dice.random() < 0.3 else [process.pid, *engines]  # now and then only the parent
-    for pid in victims:
+    running = not ended(pid)
+    # Now and then only the parent: the engine must then go by itself.
+    victims = [pid] if dice.random() < 0.3 else [pid, *cli.processes_of(work)]
+    for victim in victims:
         try:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(victim, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    process.communicate()
+    runs.wait(pid)
     assert cli.wait_until(lambda: not cli.processes_of(work), 5), "an engine outlived its parent by more than 5 s"
     return running
 
 
-def finish(config: Path, engine: str) -> dict:
-    process = start(config, engine)
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output[-3000:]
-    return json.loads(output.strip().splitlines()[-1])["0"]
-
-
 @pytest.mark.timeout(1500)
-def test_sigkill_at_random_moments_loses_doubles_and_repeats_nothing(tmp_path, models):
+def test_sigkill_at_random_moments_loses_doubles_and_repeats_nothing(tmp_path, models, runs):
     config, work, dice = write_config(tmp_path, models("r1"), 900), tmp_path / "work", random.Random(11)
     held: dict[str, list[int]] = {}
     hits = 0
     while hits < KILLS:
-        hits += kill_at_random(config, work, "real", dice, 0.4)
+        hits += kill_at_random(runs, config, work, "real", dice, 0.4)
         now = sound_completions(work)
         assert held.items() <= now.items()
         held = now
         assert len(held) < 1800, "all was generated before the last kill: give the test more rows"
-    output = finish(config, "real")
+    output = runs.finish(config, "real")
     final = sound_completions(work)
     assert held.items() <= final.items()
     (manifest,) = cli.manifests(work)
@@ -117,15 +148,15 @@ def test_sigkill_at_random_moments_loses_doubles_and_repeats_nothing(tmp_path, m
 
 
 @pytest.mark.timeout(900)
-def test_after_kills_a_scripted_run_writes_the_bytes_of_an_undisturbed_one(tmp_path, models):
+def test_after_kills_a_scripted_run_writes_the_bytes_of_an_undisturbed_one(tmp_path, models, runs):
     quiet, noisy = tmp_path / "quiet", tmp_path / "noisy"
     for folder in (quiet, noisy):
         folder.mkdir()
-    undisturbed = finish(write_config(quiet, models("r1"), 700), "scripted")
+    undisturbed = runs.finish(write_config(quiet, models("r1"), 700), "scripted")
     config, dice, hits = write_config(noisy, models("r1"), 700), random.Random(12), 0
     while hits < KILLS:
-        hits += kill_at_random(config, noisy / "work", "scripted", dice, 0.2)
-    disturbed = finish(config, "scripted")
+        hits += kill_at_random(runs, config, noisy / "work", "scripted", dice, 0.2)
+    disturbed = runs.finish(config, "scripted")
     assert disturbed["hash"] == undisturbed["hash"]
     trains = [sorted(Path(output["train"]).iterdir()) for output in (undisturbed, disturbed)]
     assert [path.name for path in trains[0]] == [path.name for path in trains[1]]
@@ -133,16 +164,16 @@ def test_after_kills_a_scripted_run_writes_the_bytes_of_an_undisturbed_one(tmp_p
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_ends_within_seconds_and_says_how_to_resume(tmp_path, models, number):
-    config, work = write_config(tmp_path, models("r1"), 300, 200), tmp_path / "work"
-    process = start(config, "real")
+def test_an_interruption_ends_within_seconds_and_says_how_to_resume(tmp_path, models, runs, number):
+    config, work = write_config(tmp_path, models("r1"), 200, 200), tmp_path / "work"
+    pid, output = runs.start(config, "real")
     assert cli.wait_until(lambda: size_of(work) > 0, 120)
-    process.send_signal(number)
+    os.kill(pid, number)
     began = time.monotonic()
-    output, _ = process.communicate(timeout=60)
+    code = runs.wait(pid)
     assert time.monotonic() - began < 5
-    assert process.returncode == 130 and "axolotl train again.yml" in output
+    assert code == 130 and "axolotl train again.yml" in output.read_text()
     assert not cli.processes_of(work)
     held = sound_completions(work)
-    assert held and finish(config, "real")
+    assert held and runs.finish(config, "real")
     assert held.items() <= sound_completions(work).items()
