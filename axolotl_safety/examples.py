@@ -94,10 +94,13 @@ def _label(value: Any) -> Label:
 
 
 def _direct_refusal(row: Row) -> tuple[str, str, str, Label | None]:
-    match = _QUESTION_ANSWER.fullmatch(_text(row, "refusal"))
-    if not match:
-        raise _Bad("unreadable_refusal")
-    return match.group(1), DIRECT_REFUSAL_THOUGHT, match.group(2), "harmful"
+    refusal = _text(row, "refusal")
+    match = _QUESTION_ANSWER.fullmatch(refusal)
+    if match:
+        return match.group(1), DIRECT_REFUSAL_THOUGHT, match.group(2), "harmful"
+    if isinstance(row.get("prompt"), str) and refusal.strip():
+        return _text(row, "prompt"), DIRECT_REFUSAL_THOUGHT, refusal.strip(), "harmful"
+    raise _Bad("unreadable_refusal")
 
 
 def _pair(prompt: str, response: str, label: str | None = None, default: Label | None = None):

@@ -45,7 +45,7 @@ def _interrupt(signum: int, frame: object) -> None:
 
 def _watch_launcher(stop: threading.Event) -> None:
     launcher = os.getppid()
-    while not stop.wait(1.0):
+    while not stop.wait(0.25):
         if os.getppid() != launcher:
             os.kill(os.getpid(), signal.SIGINT)
             return

@@ -230,10 +230,9 @@ class WorkerEngine:
         figures.seconds += seconds
         figures.peak_rss_bytes = max(figures.peak_rss_bytes, child.peak_rss_bytes)
         figures.gpu_used_after_bytes = footprint.gpu_used_bytes_settled(figures.gpu_used_before_bytes)
-        gpu = (figures.gpu_used_before_bytes, figures.gpu_used_after_bytes)
         LOG.info(
-            "engine: process %d ended (%s) after %.1f s, peak memory %.0f MB, GPU bytes before and after: %s",
-            *(child.pid, cause, seconds, child.peak_rss_bytes / 1e6, gpu),
+            "engine: process group %d is gone (%s) after %.1f s; peak memory %.0f MB; %s",
+            *(child.pid, cause, seconds, child.peak_rss_bytes / 1e6, footprint.describe_gpu(figures)),
         )
 
     def _at_exit(self) -> None:

@@ -6,6 +6,8 @@ import os
 import signal
 import time
 
+from .base import EngineFigures
+
 
 def peak_rss_bytes(pid: int) -> int:
     """Peak resident memory of a running process in bytes; 0 where the system does not tell."""
@@ -74,3 +76,11 @@ def kill_group(pgid: int, signum: int = signal.SIGKILL) -> None:
         os.killpg(pgid, signum)
     except (ProcessLookupError, PermissionError):
         pass
+
+
+def describe_gpu(figures: EngineFigures) -> str:
+    """Used GPU memory before the engine and after it, in words."""
+    before, after = figures.gpu_used_before_bytes, figures.gpu_used_after_bytes
+    if before is None or after is None:
+        return "no GPU seen"
+    return f"GPU memory in use {before / 1e6:.0f} MB before, {after / 1e6:.0f} MB after"

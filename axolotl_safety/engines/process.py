@@ -127,6 +127,9 @@ class Child:
 
         Returns:
             How the child ended, in words.
+
+        Raises:
+            EngineError: something of the group is still there.
         """
         self.peak_rss_bytes = max(self.peak_rss_bytes, footprint.peak_rss_bytes(self.pid))
         if grace_seconds > 0 and self._process.poll() is None:
@@ -146,14 +149,15 @@ class Child:
         while (alive := footprint.group_is_alive(self.pid)) and time.monotonic() < deadline:
             footprint.kill_group(self.pid)
             time.sleep(0.02)
-        if alive:
-            LOG.error(
-                "engine: process group %d is still alive and may hold GPU memory; see `ps -g %d`", *[self.pid] * 2
-            )
         self._selector.close()
         self._stdin.close()
         self._stdout.close()
         self.ended = True
+        if alive:
+            raise EngineError(
+                f"the engine's process group {self.pid} is still alive after SIGKILL and may hold GPU memory. Look at "
+                f"`ps -g {self.pid}`, end what is left, and run the same command again: finished work is kept."
+            )
         return self.cause()
 
     def _drain(self, seconds: float) -> None:

@@ -18,13 +18,13 @@ _AID = (
 )
 _ADVERB = r"(?:\w+ly |just |simply |not |also |in good conscience |ever )*"
 _UNABLE = (
-    rf"\b(?:i|we)(?:'m| am| are|'re)? (?:also |really |simply |just |afraid i |sorry,? i |afraid that i )?"
-    rf"(?:can(?:no|')t|can not|could(?:n't| not)|won't|will not|would(?:n't| not)|"
-    rf"(?:am |are )?(?:not able|unable|not going|not willing|not allowed|not permitted|not comfortable|"
-    rf"not programmed|not designed|not in a position)(?: to| with)?|"
-    rf"(?:must|have to|need to|will have to|'ll have to|'ll|will|would) (?:respectfully |politely |firmly )?"
-    rf"(?:decline|refuse|pass)|(?:do not|don't) (?:feel comfortable|think i (?:can|should)|want to)|"
-    rf"(?:refuse|decline) to|(?:should not|shouldn't))\b"
+    r"\b(?:i|we)(?:'m| am| are|'re)? (?:also |really |simply |just |afraid i |sorry,? i |afraid that i )?"
+    r"(?:can(?:no|')t|can not|could(?:n't| not)|won't|will not|would(?:n't| not)|"
+    r"(?:am |are )?(?:not able|unable|not going|not willing|not allowed|not permitted|not comfortable|"
+    r"not programmed|not designed|not in a position)(?: to| with)?|"
+    r"(?:must|have to|need to|will have to|'ll have to|'ll|will|would) (?:respectfully |politely |firmly )?"
+    r"(?:decline|refuse|pass)|(?:do not|don't) (?:feel comfortable|think i (?:can|should)|want to)|"
+    r"(?:refuse|decline) to|(?:should not|shouldn't))\b"
 )
 _STRONG = re.compile(
     rf"{_UNABLE} {_ADVERB}{_AID}\b"
@@ -49,14 +49,16 @@ _WEAK = re.compile(
     r"respectful|something|responsible|moral)"
     r"|(?:in)?appropriate to (?:ask|suggest|request)|inappropriate|unethical|illegal|immoral|against the law)\b"
     r"|\b(?:goes|is|are) against (?:my|our) (?:\w+ ){0,3}(?:programming|guidelines|principles|polic\w+|values|rules)\b"
-    r"|\b(?:my|the) (?:programming|guidelines|policy|policies|rules|values|ethics) (?:prohibit|prevent|forbid|do(?:es)? "
-    r"not allow|don't allow)\b"
+    r"|\b(?:my|the) (?:programming|guidelines|policy|policies|rules|values|ethics) "
+    r"(?:prohibit|prevent|forbid|do(?:es)? not allow|don't allow)\b"
     r"|\bas an? (?:\w+,? (?:and )?){0,4}(?:ai|assistant|language model|llm|bot)\b"
     r"|\bi (?:strongly |highly )?(?:urge|advise|encourage) you (?:\w+ )?(?:to|not)\b"
     r"|\bi (?:do not|don't) (?:have (?:access|the ability|information|personal)|condone|support|encourage|engage)\b"
     r"|\bplease (?:do not|don't|refrain|reconsider)\b|\bi (?:strongly )?(?:condemn|object)\b"
-    r"|\bis there (?:something|anything) else i can\b|\blet me know if (?:there is|you have) (?:something|anything) else\b"
-    r"|\binstead,? (?:i|let|we|would)\b|\b(?:i'd|i would|i'll) be happy to help (?:you )?with (?:something|anything|other)\b"
+    r"|\bis there (?:something|anything) else i can\b"
+    r"|\blet me know if (?:there is|you have) (?:something|anything) else\b"
+    r"|\binstead,? (?:i|let|we|would)\b"
+    r"|\b(?:i'd|i would|i'll) be happy to help (?:you )?with (?:something|anything|other)\b"
     r"|\bno[.!,]",
     re.IGNORECASE,
 )
