@@ -122,16 +122,30 @@ def attempt(
                 tried[task.key].append(Candidate("", request))
                 break
             asked.append((task, request))
-    notes = {request.request_id: (task.example.row_id, proposals[task.key]) for task, request in asked}
-    shop.queue.finish([request for _, request in asked], "completion", title, lambda request: _note(notes, request))
-    checked = [_check(shop, task, proposals[task.key], request) for task, request in asked]
+    owners = {request.request_id: (task, request) for task, request in asked}
+    checked: dict[str, Candidate] = {}
+
+    def check(request_id: str) -> Candidate:
+        if request_id not in checked:
+            task, request = owners[request_id]
+            checked[request_id] = _check(shop, task, proposals[task.key], request)
+        return checked[request_id]
+
+    shop.queue.finish(
+        [request for _, request in asked],
+        "completion",
+        title,
+        describe=lambda request: _note(owners[request.request_id][0], proposals),
+        accept=lambda request_id: not check(request_id).reason,
+    )
+    candidates = [check(request.request_id) for _, request in asked]
     sound = {
         place: Judged(task.example.prompt, candidate.thinking, candidate.answer, task.label)
-        for place, ((task, _), candidate) in enumerate(zip(asked, checked, strict=True))
+        for place, ((task, _), candidate) in enumerate(zip(asked, candidates, strict=True))
         if not candidate.reason
     }
     rulings = judge(shop.queue, shop.guards, sound)
-    for place, ((task, _), candidate) in enumerate(zip(asked, checked, strict=True)):
+    for place, ((task, _), candidate) in enumerate(zip(asked, candidates, strict=True)):
         if place in rulings:
             ruling = rulings[place]
             reason = ruling.reason or _contradicts(task, ruling.refusal)
@@ -139,10 +153,11 @@ def attempt(
         tried[task.key].append(candidate)
 
 
-def _note(notes: Mapping[str, tuple[str, Proposal]], request: Request | ScoreRequest) -> dict[str, str]:
+def _note(task: Task, proposals: Mapping[Key, Proposal]) -> dict[str, str]:
     """Provenance that is stored with a completion."""
-    row_id, proposal = notes[request.request_id]
-    return {"row_id": row_id, "prompt": f"{proposal.prompt.name}@{proposal.prompt.version}", "stage": proposal.stage}
+    proposal = proposals[task.key]
+    prompt = f"{proposal.prompt.name}@{proposal.prompt.version}"
+    return {"row_id": task.example.row_id, "prompt": prompt, "stage": proposal.stage}
 
 
 def _request(shop: Workshop, task: Task, proposal: Proposal, index: int) -> Request | str:

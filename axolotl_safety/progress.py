@@ -23,7 +23,7 @@ class Progress:
             reused: how many more stood in the journal.
         """
         self.title, self.total = title, total
-        self.done = self.tokens = 0
+        self.done = self.tokens = self.accepted = self.asked = 0
         self._started = self._said = time.monotonic()
         self._bar = self._task = None
         LOG.info("%s: %d to do, %d found in the journal", title, total, reused)
@@ -40,10 +40,12 @@ class Progress:
             self._bar.start()
         return self
 
-    def advance(self, tokens: int) -> None:
-        """One request more is done, with so many tokens."""
+    def advance(self, tokens: int, accepted: bool | None = None) -> None:
+        """One request more is done, with so many tokens; ``accepted`` says how the first checks saw it."""
         self.done += 1
         self.tokens += tokens
+        self.asked += accepted is not None
+        self.accepted += accepted is True
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(self._task, advance=1, rate=self._rate(now))
@@ -55,7 +57,8 @@ class Progress:
     def _rate(self, now: float) -> str:
         seconds = max(now - self._started, 1e-9)
         tokens = f", {self.tokens / seconds:.0f} tokens/s" if self.tokens else ""
-        return f"{self.done / seconds:.1f}/s{tokens}"
+        accepted = f", {100 * self.accepted / self.asked:.0f} % pass the checks" if self.asked else ""
+        return f"{self.done / seconds:.1f}/s{tokens}{accepted}"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         if self._bar is not None:

@@ -55,6 +55,7 @@ class WorkQueue:
         kind: str,
         title: str,
         describe: Callable[[Work], dict[str, Any]] | None = None,
+        accept: Callable[[str], bool] | None = None,
     ) -> None:
         """See to it that every request has a result in the journal.
 
@@ -63,6 +64,7 @@ class WorkQueue:
             kind: journal kind of a completion, ``completion`` or ``verdict`` (scores and failures name themselves).
             title: what the progress line says.
             describe: provenance to store with a completion.
+            accept: told each request id as its result is journalled; says whether it looks sound, for the progress.
 
         Raises:
             StageError: something is missing and no engine may start.
@@ -86,7 +88,8 @@ class WorkQueue:
             for result in self._engine.run(list(missing.values())):
                 request = missing[result.request_id]
                 self._store(request, result, kind, describe)
-                progress.advance(tokens=len(result.token_ids) if isinstance(result, Completion) else 0)
+                tokens = len(result.token_ids) if isinstance(result, Completion) else 0
+                progress.advance(tokens, accept(result.request_id) if accept else None)
 
     def _held(self, request: Work, kind: str) -> bool:
         journal = self._journals[request.model]

@@ -14,10 +14,10 @@ import torch
 LAB = Path(__file__).resolve().parents[1] / "examples" / "lab"
 sys.path.append(str(LAB))
 
-from evaluate import evaluate, load_split, paired_interval, summarise  # noqa: E402
 from labkit import own_style  # noqa: E402
 from labkit.curriculum import Curriculum  # noqa: E402
 from labkit.data_files import read_jsonl, write_data  # noqa: E402
+from labkit.evaluation import evaluate, load_split, paired_interval, summarise  # noqa: E402
 from labkit.foreign_sets import FAR_THOUGHT, tokenizer_lines  # noqa: E402
 from labkit.generation import respond  # noqa: E402
 from labkit.guard_data import GuardData, judge_own  # noqa: E402
