@@ -69,6 +69,8 @@ def loops(token_ids: Sequence[int]) -> bool:
     ids_T = np.asarray(token_ids)
     for period in range(1, min(_LONGEST_PERIOD, len(ids_T) // 2) + 1):
         same_T = ids_T[period:] == ids_T[:-period]
+        if np.count_nonzero(same_T) < _LOOP_TOKENS:
+            continue
         breaks = np.flatnonzero(~same_T)
         edges = np.concatenate(([-1], breaks, [len(same_T)]))
         longest = int(np.diff(edges).max()) - 1

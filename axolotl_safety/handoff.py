@@ -81,8 +81,11 @@ def _read_hash(train: Path) -> str | None:
     from datasets import load_from_disk
 
     try:
-        table = load_from_disk(str(train)).with_format("numpy")
-        return dataset_hash([(row["input_ids"], row["labels"]) for row in table])
+        table = load_from_disk(str(train)).data.table
+        ids, labels = (table.column(name).combine_chunks() for name in ("input_ids", "labels"))
+        ends = ids.offsets.to_numpy()
+        ids_N, labels_N = ids.values.to_numpy(), labels.values.to_numpy()
+        return dataset_hash([(ids_N[a:b], labels_N[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)])
     except Exception:  # a half-written or damaged folder in whatever way: it is written anew
         return None
 

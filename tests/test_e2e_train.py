@@ -90,7 +90,9 @@ def test_the_mission_s_own_file_runs_on_a_tiny_r1(tmp_path, models):
     rows = (lab / "data" / "direct_refusal.jsonl").read_text().splitlines()[:16]
     path = tmp_path / "direct_refusal.jsonl"
     path.write_text("\n".join(rows) + "\n")
-    config |= cli.CPU_KEYS | {"base_model": str(models("r1")), "output_dir": str(tmp_path / "model")}
+    cpu = {"bf16": False, "fp16": False, "attn_implementation": "sdpa"}
+    cpu |= {f"lora_{part}_kernel": False for part in ("mlp", "qkv", "o")}
+    config |= cpu | {"base_model": str(models("r1")), "output_dir": str(tmp_path / "model")}
     config["dataset_prepared_path"] = str(tmp_path / "prepared")
     config["datasets"][0]["path"] = str(path)
     config["safety"] |= {"work_dir": str(tmp_path / "safety"), "engine": {"backend": "transformers"}}
