@@ -1,0 +1,122 @@
+"""The demonstration: the same foreign refusals, trained on as they are and rewritten by the model first.
+
+Runs `axolotl train` for real on yaml/lab_vanilla.yml and yaml/lab_dgr.yml, measures base and both adapters on the
+test split, and prints the funnel and a table. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(ROOT)]
+OUTPUTS = ROOT / "outputs"
+ARMS = ("vanilla", "dgr")
+RATES = {
+    "refusal_seen": "harmful_seen",
+    "refusal_unseen": "harmful_unseen",
+    "over_refusal": "benign",
+    "reasoning": "math",
+}
+
+
+def train(arm: str) -> None:
+    """Run ``axolotl train`` on an arm's YAML; show its funnel.
+
+    Raises:
+        SystemExit: the training failed; the end of its log is shown.
+    """
+    binaries = Path(sys.executable).parent
+    log = OUTPUTS / f"lab_{arm}.log"
+    log.parent.mkdir(exist_ok=True)
+    environ = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environ |= dict(os.environ) | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+    started = time.monotonic()
+    print(f"$ axolotl train yaml/lab_{arm}.yml   (log: {log.relative_to(ROOT)})", flush=True)
+    with open(log, "w", encoding="utf-8") as file:
+        command = [str(binaries / "axolotl"), "train", f"yaml/lab_{arm}.yml"]
+        code = subprocess.run(command, cwd=ROOT, env=environ, stdout=file, stderr=subprocess.STDOUT).returncode
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if code:
+        print(text[-4000:])
+        raise SystemExit(f"axolotl train yaml/lab_{arm}.yml ended with exit code {code}; the whole log is {log}")
+    for funnel in re.findall(rf"{arm} funnel of [^\n]*\n(?:  [^\n]*\n)+", text):
+        print(funnel.rstrip())
+    print(f"  {time.monotonic() - started:.0f} s\n", flush=True)
+
+
+def measure(adapter: Path | None) -> list[dict[str, Any]]:
+    """Outcomes on the test split of the base, or of the base with an adapter merged in memory."""
+    from labkit.evaluation import evaluate, load_split
+    from labkit.models import load_model
+
+    model, tokenizer = load_model(str(HERE / "model"), str(adapter) if adapter else None)
+    return evaluate(model, tokenizer, load_split("test"))
+
+
+def figures(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """The four rates in percent, with the n of each."""
+    from labkit.evaluation import summarise
+
+    summary = summarise(items)
+    return {rate: summary[rate] for rate in RATES} | {"n": {rate: summary["n"][name] for rate, name in RATES.items()}}
+
+
+def finished_dataset(arm: str) -> Path:
+    """The folder that the arm's data stage wrote last."""
+    work_dir = OUTPUTS / f"lab_{arm}" / "safety"
+    latest = json.loads((work_dir / "datasets" / "latest.json").read_text())
+    return work_dir / "datasets" / latest["0"]
+
+
+def show(results: dict[str, dict[str, Any]], items: dict[str, list[dict[str, Any]]]) -> None:
+    """Print the table, the paired losses, and what the figures do not show."""
+    from labkit.evaluation import correct_answers, paired_interval
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Laboratory, test split, greedy; percent")
+    for column in ("", "refusal seen", "refusal unseen", "over-refusal", "reasoning", "reasoning lost [95 %]"):
+        table.add_column(column, justify="left" if not column else "right")
+    base = correct_answers(items["base"])
+    for arm, result in results.items():
+        lost = ""
+        if arm != "base":
+            loss, low, high = paired_interval(base, correct_answers(items[arm]))
+            lost = f"{loss:.1f} [{low:.1f}, {high:.1f}]"
+        table.add_row(arm, *(f"{result[rate]:.1f}" for rate in RATES), lost)
+    Console(width=110).print(table)
+    counts = ", ".join(f"{rate} {count}" for rate, count in results["base"]["n"].items())
+    print(f"n: {counts}; reasoning lost: base minus tuned on the same items, paired bootstrap")
+    if results["dgr"]["over_refusal"] > 2:
+        print(
+            f"Over-refusal of DGR is {results['dgr']['over_refusal']:.0f} %: trained on refusals alone, a model learns "
+            "to refuse benign requests too. A benign half in the training set is the cure."
+        )
+
+
+def main() -> None:
+    """Run everything and print the JSON line."""
+    import torch
+
+    torch.set_num_threads(1)  # a model this small only waits for its other threads
+    items = {"base": measure(None)}
+    for arm in ARMS:
+        train(arm)
+        items[arm] = measure(OUTPUTS / f"lab_{arm}" / "model")
+    results = {arm: figures(outcomes) for arm, outcomes in items.items()}
+    show(results, items)
+    paths = {"dataset": str(finished_dataset("dgr")), "adapter": str(OUTPUTS / "lab_dgr" / "model")}
+    print(json.dumps(results | paths))
+
+
+if __name__ == "__main__":
+    main()

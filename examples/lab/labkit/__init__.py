@@ -1,0 +1,1 @@
+"""How the laboratory's data, models and figures are made."""
