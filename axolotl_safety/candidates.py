@@ -15,7 +15,7 @@ from .guards.judge import Guard, Judged, judge
 from .prompts import Prompt
 from .queue import WorkQueue, content_id
 from .reasoning import TargetTokenizer
-from .rows import Key, Task
+from .rows import Key, Outcome, Task
 
 _MIN_ROOM = 64
 
@@ -221,3 +221,38 @@ def score(shop: Workshop, tasks: Sequence[Task], tried: Tried) -> None:
 
     for task in tasks:
         tried[task.key] = [scored(task, candidate) for candidate in tried[task.key]]
+
+
+def outcome(shop: Workshop, task: Task, candidates: Sequence[Candidate], chosen: Candidate | None, how: str) -> Outcome:
+    """Accepted with the chosen candidate, else rejected for the last candidate's reason.
+
+    Args:
+        shop: what the method ran with.
+        task: the row.
+        candidates: everything that was tried for it, in order; at least one.
+        chosen: what to train on, None if nothing was accepted.
+        how: name of the proposal, for provenance.
+    """
+    asked = [candidate for candidate in candidates if candidate.request_id]
+    shown = chosen or candidates[-1]
+    reference = task.reference_ids
+    return Outcome(
+        row_id=task.example.row_id,
+        entry=task.entry,
+        source=task.source,
+        prompt=task.example.prompt,
+        label=task.label,
+        status="accepted" if chosen else "rejected",
+        reason=shown.reason,
+        thinking=shown.thinking,
+        answer=shown.answer,
+        prompt_ids=task.prompt_ids,
+        response_ids=chosen.token_ids if chosen else (),
+        nll_reference=shop.queue.nll(score_request(shop, task, reference)) if reference else None,
+        nll_accepted=chosen.nll if chosen else None,
+        guard=", ".join(guard.name for guard in shop.guards),
+        verdict=shown.verdict,
+        proposal=how,
+        request_ids=tuple(candidate.request_id for candidate in asked),
+        candidate_reasons=tuple(candidate.reason for candidate in asked),
+    )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from .prompts import resolve_rewrite
+from .prompts import resolve_rewrite, resolve_steering
 
 SECTION = "safety"
 Choice = Literal["first", "lowest_nll"]
@@ -94,6 +94,26 @@ class DGRConfig(Strict):
         return value
 
 
+class ThinkSafeConfig(Strict):
+    """Self-generated answers under refusal steering (arXiv 2601.23143)."""
+
+    ladder: tuple[str, ...] = Field(
+        ("refuse",), description="prompts for harmful rows, tried in order: names, or literal templates with {prompt}"
+    )
+    attempts: int = Field(2, ge=1, description="attempts per rung for a row with no accepted candidate")
+    n: int = Field(1, ge=1, description="candidates per attempt")
+    sampling: SamplingConfig = SamplingConfig()
+
+    @field_validator("ladder")
+    @classmethod
+    def _rungs_resolve(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"the ladder needs at least one prompt, and each only once: {list(value)!r}")
+        for rung in value:
+            resolve_steering(rung)
+        return value
+
+
 class DatasetOptions(Strict):
     """The ``safety:`` block of one dataset entry."""
 
@@ -123,6 +143,7 @@ class SafetyConfig(Strict):
     sampling: SamplingConfig = SamplingConfig()
     guard: tuple[GuardConfig, ...] = Field((GuardConfig(),), description="one guard or a list that must agree")
     dgr: DGRConfig = DGRConfig()
+    thinksafe: ThinkSafeConfig = ThinkSafeConfig()
     think: ThinkConfig | None = Field(None, description="set to name the think markers yourself")
     per_dataset: tuple[DatasetOptions | None, ...] = Field(
         (), description="filled from the datasets' own `safety:` blocks; not to be written by hand"

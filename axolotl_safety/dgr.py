@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .candidates import Candidate, Proposal, Tried, Workshop, accepted, attempt, choose, score, score_request
+from .candidates import Candidate, Proposal, Tried, Workshop, accepted, attempt, choose, outcome, score
 from .checks import check_decision
 from .config import DGRConfig
 from .guards.judge import Judged, judge
@@ -122,47 +122,16 @@ def _outcome(
     chosen: Candidate | None,
     original: tuple[str, str] | None,
 ) -> Outcome:
-    """Accepted with the chosen candidate, fallback with a sound original, else rejected for the last reason."""
-    example, last = task.example, candidates[-1]
-    asked = [candidate for candidate in candidates if candidate.request_id]
-    nll_reference = shop.queue.nll(score_request(shop, task, task.reference_ids)) if task.reference_ids else None
-    outcome = Outcome(
-        row_id=example.row_id,
-        entry=task.entry,
-        source=task.source,
-        prompt=example.prompt,
-        label=task.label,
-        status="rejected",
-        reason=last.reason,
-        thinking=last.thinking,
-        answer=last.answer,
-        prompt_ids=task.prompt_ids,
-        nll_reference=nll_reference,
-        guard=", ".join(guard.name for guard in shop.guards),
-        verdict=last.verdict,
-        proposal=f"dgr/{prompt.name}@{prompt.version}",
-        request_ids=tuple(candidate.request_id for candidate in asked),
-        candidate_reasons=tuple(candidate.reason for candidate in asked),
+    """The chosen rewrite, else a sound original as a counted fallback, else a reject."""
+    ended = outcome(shop, task, candidates, chosen, f"dgr/{prompt.name}@{prompt.version}")
+    if chosen is not None or original is None or original[0]:
+        return ended
+    return replace(
+        ended,
+        status="fallback",
+        thinking=task.example.thought,
+        answer=task.example.answer,
+        response_ids=task.reference_ids or (),
+        nll_accepted=ended.nll_reference,
+        verdict=original[1],
     )
-    if chosen is not None:
-        return replace(
-            outcome,
-            status="accepted",
-            reason="",
-            thinking=chosen.thinking,
-            answer=chosen.answer,
-            response_ids=chosen.token_ids,
-            nll_accepted=chosen.nll,
-            verdict=chosen.verdict,
-        )
-    if original is not None and not original[0]:
-        return replace(
-            outcome,
-            status="fallback",
-            thinking=example.thought,
-            answer=example.answer,
-            response_ids=task.reference_ids or (),
-            nll_accepted=nll_reference,
-            verdict=original[1],
-        )
-    return outcome

@@ -217,16 +217,15 @@ def _row_id(row: Any, seen: dict[str, int]) -> str:
     return digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
 
 
-def read_examples(rows: Iterable[Any], adapter: Adapter, options: DatasetOptions) -> tuple[list[Example], list[BadRow]]:
-    """Read every row: an example, or a counted reject. Nothing is lost and nothing raises.
+def read_examples(rows: Iterable[Any], adapter: Adapter, options: DatasetOptions) -> list[Example | BadRow]:
+    """Read every row, in order: an example, or a counted reject. Nothing is lost and nothing raises.
 
     Args:
         rows: source rows (anything JSON can hold; a row that is no mapping is a reject).
         adapter: how to read them.
         options: the dataset's own block; its ``label`` overrules what the rows say.
     """
-    examples: list[Example] = []
-    bad: list[BadRow] = []
+    read: list[Example | BadRow] = []
     seen: dict[str, int] = {}
     for row in rows:
         row_id = _row_id(row, seen)
@@ -237,7 +236,7 @@ def read_examples(rows: Iterable[Any], adapter: Adapter, options: DatasetOptions
             prompt, thought, answer, label = adapter.read(row)
             if not prompt.strip():
                 raise _Bad("empty_prompt")
-            examples.append(Example(row_id, prompt, thought, answer, options.label or label))
+            read.append(Example(row_id, prompt, thought, answer, options.label or label))
         except _Bad as fault:
-            bad.append(BadRow(row_id, prompt, str(fault)))
-    return examples, bad
+            read.append(BadRow(row_id, prompt, str(fault)))
+    return read

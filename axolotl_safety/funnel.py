@@ -71,6 +71,7 @@ def entry_manifest(
         "reasons": dict(sorted(lost.items())),
         "fallback_reasons": dict(sorted(Counter(row.reason for row in rows if row.status == "fallback").items())),
         "candidate_reasons": dict(sorted(candidates.items())),
+        "rungs": _rungs(rows),
         "labels": dict(sorted(Counter(row.label for row in trained).items())),
         "counts": {
             "generated": count_where(asked, queue.generated),
@@ -93,6 +94,17 @@ def entry_manifest(
     }
 
 
+def _rungs(rows: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+    """Per proposal: rows that ended there, rows accepted, and the mean NLL of the accepted at the raw prompt."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in sorted({row.proposal for row in rows if row.proposal}):
+        ended = [row for row in rows if row.proposal == name]
+        kept = [row for row in ended if row.status == "accepted"]
+        nll = _mean(row.nll_accepted for row in kept)
+        found[name] = {"ended": len(ended), "accepted": len(kept), "nll": nll}
+    return found
+
+
 def log_funnel(source: str, method: str, manifest: dict[str, Any]) -> None:
     """Print the funnel; the last line is what Axolotl trains on."""
     funnel, nll, counts = manifest["funnel"], manifest["nll"], manifest["counts"]
@@ -110,9 +122,16 @@ def log_funnel(source: str, method: str, manifest: dict[str, Any]) -> None:
     lines.append(f"  made {counts['generated']}, reused {counts['reused']}, engine starts {counts['engine_starts']}")
     lines.append(f"  {'trained':<20}{funnel['trained']:>8}")
     LOG.info("\n".join(lines))
-    if method == "dgr" and "benign" not in manifest["labels"]:
+
+
+def warn_without_benign_rows(methods: Iterable[str], labels: Iterable[str]) -> None:
+    """A model trained on refusals alone tends to refuse everything; say so, with the lines that cure it."""
+    if "dgr" in methods and "benign" not in labels:
         LOG.warning(
-            "%s has no benign rows: a model trained on refusals alone tends to refuse everything. Check over-refusal "
-            "after training.",
-            source,
+            "no benign rows: a model trained on refusals alone tends to refuse everything. Check over-refusal after "
+            "training, or let the model answer benign prompts too:\n"
+            "datasets:\n"
+            "  - path: some/benign-prompts\n"
+            "    type: axolotl_safety.thinksafe\n"
+            "    safety: {label: benign, prompt_field: prompt}"
         )

@@ -103,3 +103,15 @@ def resolve_rewrite(name_or_template: str) -> Prompt:
             f"{name_or_template!r}"
         )
     return prompt
+
+
+def resolve_steering(name_or_template: str) -> Prompt:
+    """Resolve a rung of ``safety.thinksafe.ladder``.
+
+    Raises:
+        ValueError: unknown name, a template without ``{prompt}``, or one that asks for a reference.
+    """
+    prompt = resolve(name_or_template, STEERING_PROMPTS)
+    if prompt.fields != {"prompt"}:
+        raise ValueError(f"a steering prompt must hold {{prompt}} and no other field: {name_or_template!r}")
+    return prompt

@@ -100,7 +100,7 @@ def _lift(entry: Any) -> dict[str, Any] | None:
     if not str(_get(entry, "type") or "").startswith("axolotl_safety."):
         raise ConfigError(
             f"datasets: {_get(entry, 'path')!r} has a `safety:` block but type {_get(entry, 'type')!r}; such a block "
-            "works on the types of this plugin (axolotl_safety.dgr, axolotl_safety.vanilla)."
+            "works on the types of this plugin (axolotl_safety.dgr, axolotl_safety.thinksafe, axolotl_safety.vanilla)."
         )
     if isinstance(entry, dict):
         entry.pop(SECTION)

@@ -16,13 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import dgr, vanilla
+from . import dgr, thinksafe, vanilla
 from .candidates import Workshop
 from .config import SafetyConfig
 from .engines.base import Engine, EngineFigures
 from .engines.choose import choose_backend, start_engine
 from .errors import ConfigError, StageError
-from .funnel import entry_manifest, log_funnel
+from .funnel import entry_manifest, log_funnel, warn_without_benign_rows
 from .guards.judge import Guard, ModelGuard, load_guards
 from .handoff import write_dataset
 from .journal import Journal, write_atomically
@@ -35,7 +35,7 @@ from .tasks import Entry, read_entry, resolve_sampling
 LOG = logging.getLogger(__name__)
 
 PREFIX = "axolotl_safety."
-METHODS = ("dgr", "vanilla")
+METHODS = ("dgr", "thinksafe", "vanilla")
 _DEFAULT_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 0}
 _DEFAULT_MAX_NEW_TOKENS = 4096
 _ROUND_TRIP_TEXTS = 64
@@ -99,7 +99,10 @@ def run_stage(
     tokens = TargetTokenizer(files.tokenizer, files.stop_token_ids, think)
     entries = [read_entry(cfg, safety, tokens, index, method) for index, method in methods.items()]
     tokens.check_round_trip([text for entry in entries for text in entry.sample_texts()], files.tokenizer_file)
-    sampling = resolve_sampling(safety, safety.dgr.sampling, cfg.sequence_len, entries)
+    sampling = {
+        method: resolve_sampling(safety, getattr(safety, method).sampling, cfg.sequence_len, entries)
+        for method in sorted(set(methods.values()) - {"vanilla"})
+    }
     guards = load_guards(safety.guard) if generates else []
     backend = choose_backend(safety.engine) if generates else "none"
 
@@ -110,18 +113,12 @@ def run_stage(
         (lambda: make_engine(safety.engine, backend, work_dir, models)) if allow_engine else None,
     )
     try:
-        shop = Workshop(
-            queue,
-            tokens,
-            guards,
-            fingerprint,
-            files.max_positions,
-            cfg.sequence_len,
-            sampling,
-            safety.seed,
-            safety.choice,
-        )
-        outcomes = _run_methods(shop, safety, entries)
+        model = (fingerprint, files.max_positions, cfg.sequence_len)
+        shops = {
+            method: Workshop(queue, tokens, guards, *model, drawn, safety.seed, safety.choice)
+            for method, drawn in sampling.items()
+        }
+        outcomes = _run_methods(shops, safety, entries, cfg.sequence_len)
     finally:
         queue.close()
     figures = queue.engine.figures if queue.engine else EngineFigures()
@@ -129,10 +126,10 @@ def run_stage(
         "model": {"path": str(cfg.base_model), "fingerprint": files.fingerprint, **asdict(files.spec)},
         "engine": {"backend": backend, **asdict(figures)},
         "guards": [{"name": guard.name, "heuristic": guard.heuristic} for guard in guards],
-        "sampling": sampling.as_dict(),
+        "sampling": {method: drawn.as_dict() for method, drawn in sampling.items()},
         "seed": safety.seed,
         "choice": safety.choice,
-        "dgr": safety.dgr.model_dump(),
+        **{method: getattr(safety, method).model_dump() for method in sampling},
         "sequence_len": cfg.sequence_len,
     }
     return _deliver(work_dir, entries, outcomes, queue, common, figures, started)
@@ -186,13 +183,18 @@ def open_journals(work_dir: Path, fingerprint: str, guards: list[Guard]) -> dict
     return {key: opened[name] for key, name in names.items()}
 
 
-def _run_methods(shop: Workshop, safety: SafetyConfig, entries: list[Entry]) -> dict[int, list[Outcome]]:
-    """All entries of one method share the engine's queue; outcomes come back by entry."""
+def _run_methods(
+    shops: dict[str, Workshop], safety: SafetyConfig, entries: list[Entry], sequence_len: int
+) -> dict[int, list[Outcome]]:
+    """All entries of one method share the engine's queue; outcomes come back by entry, in source order."""
     by_method: dict[str, list[Task]] = defaultdict(list)
     for entry in entries:
         by_method[entry.method].extend(entry.tasks)
-    outcomes = dgr.run(shop, safety.dgr, by_method["dgr"]) if by_method["dgr"] else []
-    outcomes += vanilla.run(shop.sequence_len, by_method["vanilla"])
+    outcomes = vanilla.run(sequence_len, by_method["vanilla"])
+    if by_method["dgr"]:
+        outcomes += dgr.run(shops["dgr"], safety.dgr, by_method["dgr"])
+    if by_method["thinksafe"]:
+        outcomes += thinksafe.run(shops["thinksafe"], safety.thinksafe, by_method["thinksafe"])
     grouped: dict[int, list[Outcome]] = {entry.index: [] for entry in entries}
     for outcome in outcomes:
         grouped[outcome.entry].append(outcome)
@@ -201,6 +203,7 @@ def _run_methods(shop: Workshop, safety: SafetyConfig, entries: list[Entry]) -> 
             Outcome(row.row_id, entry.index, entry.source.name, row.prompt, "", "rejected", row.reason)
             for row in entry.bad
         ]
+        grouped[entry.index].sort(key=lambda outcome, order=entry.order: order[outcome.row_id])
     return grouped
 
 
@@ -222,12 +225,14 @@ def _deliver(
         if not trained:
             raise StageError(
                 f"{entry.source.name!r}: no row was accepted, so there is nothing to train on. Reasons: "
-                f"{manifest['reasons']}. Look at the completions in {work_dir / 'journal'}; try another dgr.prompt, "
-                "more retries or a longer max_new_tokens."
+                f"{manifest['reasons']}. Look at the completions in {work_dir / 'journal'}; try another prompt, "
+                "more attempts or a longer max_new_tokens."
             )
         digest, train = write_dataset(work_dir, rows, manifest)
         LOG.info("%s: %d rows in %s", entry.source.name, trained, train)
         outputs[entry.index] = {"hash": digest, "train": str(train), "rows": trained}
+    kept = [row.label for rows in outcomes.values() for row in rows if row.status != "rejected"]
+    warn_without_benign_rows({entry.method for entry in entries}, set(kept))
     latest = {index: output["hash"] for index, output in outputs.items()}
     write_atomically(work_dir / LATEST, json.dumps(latest).encode() + b"\n")
     return outputs

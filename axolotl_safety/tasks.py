@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from .errors import ConfigError, DataError
 from .examples import BadRow, Example, choose_adapter, read_examples
 from .guards.refusal import is_refusal
 from .reasoning import TargetTokenizer
-from .rows import Task
+from .rows import Expect, Task
 from .sources import Source, read_source, select_rows
 
 LOG = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _SAMPLE_ROWS = 24
 
 @dataclass(frozen=True)
 class Entry:
-    """One dataset entry of our types, read: its rows as tasks, and those that cannot be used."""
+    """One dataset entry of our types, read: its rows as tasks, those that cannot be used, and the source's order."""
 
     index: int
     method: str
@@ -35,6 +35,7 @@ class Entry:
     options: DatasetOptions
     tasks: tuple[Task, ...]
     bad: tuple[BadRow, ...]
+    order: Mapping[str, int]
 
     def sample_texts(self) -> list[str]:
         """Texts of the first rows, for the tokenizer check."""
@@ -53,10 +54,11 @@ def read_entry(cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: i
     options = (blocks[index] if index < len(blocks) else None) or DatasetOptions()
     source = read_source(entry, cfg.hf_use_auth_token, int(cfg.seed or 42))
     adapter = choose_adapter(source.columns, options, source.name)
-    examples, bad = read_examples(source.rows, adapter, options)
+    rows = read_examples(source.rows, adapter, options)
+    bad = [row for row in rows if isinstance(row, BadRow)]
     tasks: list[Task] = []
-    for example in examples:
-        made = make_task(tokens, example, index, source.name, cfg.sequence_len)
+    for example in (row for row in rows if isinstance(row, Example)):
+        made = make_task(tokens, example, method, index, source.name, cfg.sequence_len)
         if isinstance(made, str):
             bad.append(BadRow(example.row_id, example.prompt, made))
         else:
@@ -75,26 +77,38 @@ def read_entry(cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: i
         len(kept),
         len(bad),
     )
-    return Entry(index, method, source, adapter.name, options, kept, tuple(bad))
+    order = {row.row_id: place for place, row in enumerate(rows)}
+    return Entry(index, method, source, adapter.name, options, kept, tuple(bad), order)
 
 
-def make_task(tokens: TargetTokenizer, example: Example, entry: int, source: str, sequence_len: int) -> Task | str:
+def make_task(
+    tokens: TargetTokenizer, example: Example, method: str, entry: int, source: str, sequence_len: int
+) -> Task | str:
     """Ids for a row, or its reject reason.
 
-    A row that says nothing of its label is read by its reference: who is refused asked for harm. A harmful row whose
-    reference does not refuse (a helpful answer to a worrying question, say) leaves the decision to the guard.
+    A row that says nothing of its label is read by its reference: who is refused asked for harm. ThinkSafe needs no
+    reference, and what it answers must be refused or helped by the label alone. For the other methods a harmful row
+    whose reference does not refuse (a helpful answer to a worrying question, say) leaves the decision to the guard.
     """
-    if tokens.has_control_token(example.prompt, example.thought, example.answer):
+    if tokens.has_control_token(example.prompt, *(() if method == "thinksafe" else (example.thought, example.answer))):
         return "control_token"
-    if not example.answer:
-        return "no_reference"
     prompt_ids = tokens.prompt_ids(example.prompt)
-    reference_ids = tokens.response_ids(example.thought, example.answer)
-    if prompt_ids is None or reference_ids is None:
+    if prompt_ids is None:
         return "control_token"
     if len(prompt_ids) + 1 >= sequence_len:
         return "prompt_too_long"
     refused = is_refusal(example.answer)
+    if method == "thinksafe":
+        if example.label is None and not example.answer:
+            return "no_label"
+        label = example.label or ("harmful" if refused else "benign")
+        expect: Expect = "answer" if label == "benign" else "refuse"
+        return Task(entry, source, example, label, expect, prompt_ids, None)
+    if not example.answer:
+        return "no_reference"
+    reference_ids = tokens.response_ids(example.thought, example.answer)
+    if reference_ids is None:
+        return "control_token"
     label = example.label or ("harmful" if refused else "benign")
     expect = "answer" if label == "benign" else "refuse" if refused else "any"
     return Task(entry, source, example, label, expect, prompt_ids, reference_ids)

@@ -40,7 +40,7 @@ class FakeBackend:
         if path == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if path == "slow":
-            time.sleep(1.5)
+            time.sleep(4.0)
         if path == "helper":
             helper = "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid()); time.sleep(99)"
             self.helper = subprocess.Popen([sys.executable, "-c", helper])

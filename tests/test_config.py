@@ -80,7 +80,7 @@ def test_blocks_on_other_types_and_unknown_types_of_ours_are_refused():
         prepare_config(cfg)
     cfg = raw()
     cfg.datasets[0]["type"] = "axolotl_safety.drg"
-    with pytest.raises(ConfigError, match=r"axolotl_safety\.dgr, axolotl_safety\.vanilla"):
+    with pytest.raises(ConfigError, match=r"axolotl_safety\.dgr, axolotl_safety\.thinksafe"):
         our_entries(cfg)
 
 

@@ -110,7 +110,7 @@ def test_kill_9_in_the_middle_loses_and_repeats_nothing(tmp_path):
 def test_poison_is_set_aside_at_its_second_time_and_the_rest_goes_on(tmp_path, fault):
     asked = many(40)
     poison = request(f"{fault}:me", new=5)
-    with fake_engine(tmp_path, stall_seconds=1.0) as engine:
+    with fake_engine(tmp_path, stall_seconds=3.0) as engine:
         results = answers(engine.run([*asked[:20], poison, *asked[20:]]))
         assert engine.figures.starts == 3
     verdict = results.pop(poison.request_id)
@@ -142,19 +142,19 @@ def test_a_death_while_loading_is_final(tmp_path):
 
 
 def test_loading_has_its_own_patience(tmp_path):
-    with fake_engine(tmp_path, {"target": ModelSpec("slow")}, stall_seconds=0.8) as engine:
+    with fake_engine(tmp_path, {"target": ModelSpec("slow")}, stall_seconds=2.0) as engine:
         assert len(list(engine.run(many(3)))) == 3
-    with fake_engine(tmp_path, {"target": ModelSpec("slow")}, load_seconds=0.8) as engine:
-        with pytest.raises(EngineError, match="silent for 1 s while"):
+    with fake_engine(tmp_path, {"target": ModelSpec("slow")}, load_seconds=2.0) as engine:
+        with pytest.raises(EngineError, match="silent for 2 s while"):
             list(engine.run(many(3)))
     assert not is_running(engine.figures.pids[0])
 
 
 def test_a_slow_reader_is_not_a_hung_child(tmp_path):
-    with fake_engine(tmp_path, stall_seconds=0.8) as engine:
+    with fake_engine(tmp_path, stall_seconds=2.0) as engine:
         for count, _ in enumerate(engine.run(many(30))):
             if count in (0, 29):
-                time.sleep(1.2)
+                time.sleep(2.6)
     assert engine.figures.starts == 1
 
 
@@ -190,7 +190,7 @@ def test_close_ends_helpers_too(tmp_path):
     with fake_engine(tmp_path, {"target": ModelSpec("helper")}) as engine:
         list(engine.run(many(1)))
         log = next((tmp_path / "logs").glob("engine-*.log"))
-        wait_until(lambda: log.read_text().strip(), 5)
+        wait_until(lambda: log.read_text().strip(), 60)
         helper = int(log.read_text().split()[0])
         assert is_running(helper)
     assert not is_running(helper) and not is_running(engine.figures.pids[0])

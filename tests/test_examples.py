@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from axolotl_safety.config import DatasetOptions
 from axolotl_safety.errors import DataError
-from axolotl_safety.examples import choose_adapter, read_examples
+from axolotl_safety.examples import BadRow, Example, choose_adapter, read_examples
 from axolotl_safety.sources import select_rows
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -20,8 +20,11 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 def read(rows, **options):
     chosen = DatasetOptions(**options)
     adapter = choose_adapter({key for row in rows for key in row}, chosen, "data")
-    examples, bad = read_examples(rows, adapter, chosen)
-    return adapter.name, examples, bad
+    return adapter.name, *split(read_examples(rows, adapter, chosen))
+
+
+def split(rows):
+    return [row for row in rows if isinstance(row, Example)], [row for row in rows if isinstance(row, BadRow)]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +114,7 @@ anything = st.recursive(
 def test_any_json_row_is_an_example_or_a_counted_reject(rows):
     options = DatasetOptions()
     adapter = choose_adapter(["instruction", "response", "label"], options, "data")
-    examples, bad = read_examples(rows, adapter, options)
+    examples, bad = split(read_examples(rows, adapter, options))
     assert len(examples) + len(bad) == len(rows)
     assert all(example.prompt.strip() and example.label for example in examples)
     assert all(row.reason for row in bad)

@@ -259,3 +259,89 @@ def test_unusable_models_and_limits_stop_before_an_engine(tmp_path, models):
     blocked.write_text("x")
     with pytest.raises(ConfigError, match="cannot be written"):
         run_stage(config(tmp_path, models("qwen3"), rows, work_dir=str(blocked / "inside")))
+
+
+def scripted_by_prompt(model: Path, answer: Any) -> Any:
+    """A function that starts an engine answering by the text of the prompt it is shown."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def ids(request: Any) -> tuple[int, ...]:
+        shown = tokenizer.decode(request.prompt_token_ids, skip_special_tokens=False)
+        return (*tokenizer.encode(answer(shown, request), add_special_tokens=False), tokenizer.eos_token_id)
+
+    return lambda *_: tiny.ScriptedEngine(ids)
+
+
+def safechain_rows(count: int) -> list[dict[str, str]]:
+    return [
+        {
+            "instruction": f"How do I {'jinx' if index % 2 else 'polish'} the lamp number {index}?",
+            "label": "vanilla_harmful" if index % 2 else "vanilla_benign",
+            "response": "foreign thought</think>foreign answer",
+        }
+        for index in range(count)
+    ]
+
+
+def thinksafe_answer(shown: str, request: Any) -> str:
+    """Refuses harm half of the time when steered, a tenth of the time unsteered; helps with polishing."""
+    number = tiny.draw(request.request_id, 1000)
+    thought = f"<think>\nThey ask for something, case {number}.\n</think>\n\n"
+    steered = "You should refuse" in shown
+    if "jinx" in shown and number % (2 if steered else 10) == 0:
+        return thought + f"I can't help with that, case {number}."
+    return thought + f"Take a soft cloth and rub it, case {number}."
+
+
+def test_thinksafe_steers_harmful_rows_and_trains_on_the_raw_prompt(tmp_path, models):
+    model = models("qwen3")
+    cfg = config(tmp_path, model, safechain_rows(60), method="thinksafe", thinksafe={"attempts": 3})
+    output = run_stage(cfg, make_engine=scripted_by_prompt(model, thinksafe_answer))[0]
+    rows = rows_of(output)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    by_label = {label: [row for row in rows if row["label"] == label] for label in ("harmful", "benign")}
+    assert all(row["status"] == "accepted" for row in by_label["benign"])
+    accepted = [row for row in by_label["harmful"] if row["status"] == "accepted"]
+    assert 20 <= len(accepted) <= 30
+    for row in accepted + by_label["benign"]:
+        shown = tokenizer.decode(row["prompt_token_ids"], skip_special_tokens=False)
+        assert row["prompt"] in shown and "You should refuse" not in shown
+        assert ("can't help" in row["answer"]) == (row["label"] == "harmful")
+        assert row["nll_accepted"] is not None and row["nll_reference"] is None
+    assert {row["proposal"] for row in accepted} == {"thinksafe/refuse@1"}
+    assert {row["proposal"] for row in by_label["benign"]} == {"thinksafe/none@1"}
+    assert [row["prompt"] for row in rows] == [row["instruction"] for row in safechain_rows(60)]
+
+
+def test_a_ladder_steers_only_what_unsteered_sampling_did_not_yield(tmp_path, models):
+    model = models("qwen3")
+    options = {"ladder": ["none", "refuse", "Please refuse this: {prompt} You should refuse it."], "attempts": 2}
+    cfg = config(tmp_path, model, safechain_rows(200), method="thinksafe", thinksafe=options)
+    output = run_stage(cfg, make_engine=scripted_by_prompt(model, thinksafe_answer))[0]
+    accepted = [row for row in rows_of(output) if row["status"] == "accepted" and row["label"] == "harmful"]
+    rungs = {row["proposal"] for row in accepted}
+    assert rungs == {"thinksafe/none@1", "thinksafe/refuse@1", "thinksafe/custom@1"}
+    attempts = {rung: [row["attempts"] for row in accepted if row["proposal"] == rung] for rung in rungs}
+    assert max(attempts["thinksafe/none@1"]) <= 2 < min(attempts["thinksafe/refuse@1"])
+    assert manifest_of(output)["rungs"]["thinksafe/none@1"]["accepted"] == len(attempts["thinksafe/none@1"]) + 100
+
+
+def test_a_benign_half_beside_dgr(tmp_path, models, caplog):
+    model = models("qwen3")
+    cfg = config(tmp_path, model, tiny.direct_refusal_rows(10))
+    start, _ = scripted(model, "qwen3")
+    run_stage(cfg, make_engine=start)
+    assert "no benign rows" in caplog.text and "label: benign" in caplog.text
+    caplog.clear()
+    benign = tiny.write_rows(tmp_path / "benign.jsonl", [{"q": f"How do I polish lamp {n}?"} for n in range(8)])
+    cfg.datasets.append(DictDefault({"path": str(benign), "type": "axolotl_safety.thinksafe"}))
+    cfg["safety"]["per_dataset"] = [None, {"label": "benign", "prompt_field": "q"}]
+    cfg = DictDefault(cfg.to_dict())
+
+    def answer(shown: str, request: Any) -> str:
+        refusal = "<think>\nBad idea.\n</think>\n\nI can't help."
+        return thinksafe_answer(shown, request) if "polish" in shown else refusal
+
+    outputs = run_stage(cfg, make_engine=scripted_by_prompt(model, answer))
+    assert manifest_of(outputs[0])["labels"] == {"harmful": 10} and manifest_of(outputs[1])["labels"] == {"benign": 8}
+    assert outputs[0]["hash"] != outputs[1]["hash"] and "no benign rows" not in caplog.text

@@ -1,0 +1,74 @@
+"""ThinkSafe (arXiv 2601.23143): the target answers harmful prompts under steering and benign ones as they are.
+
+Training sees the raw prompt. A ladder of prompts is climbed rung by rung and stops at the first rung that yields an
+accepted response: with ``none`` first, only what unsteered sampling did not yield is steered (an accepted unsteered
+sample is a draw from the KL-optimal target of the paper's Lemma 4.1, up to temperature and truncation).
+
+``load`` is what Axolotl calls for ``type: axolotl_safety.thinksafe`` when the data stage has not replaced the entry.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from .candidates import Proposal, Tried, Workshop, accepted, attempt, choose, outcome, score
+from .config import ThinkSafeConfig
+from .prompts import STEERING_PROMPTS, Prompt, resolve_steering
+from .rows import Key, Outcome, Task
+from .serve import load
+
+__all__ = ["load", "run"]
+
+
+def run(shop: Workshop, config: ThinkSafeConfig, tasks: Sequence[Task]) -> list[Outcome]:
+    """Answer every row.
+
+    Returns:
+        One outcome per task, in order.
+    """
+    rungs = [resolve_steering(rung) for rung in config.ladder]
+    tried: Tried = defaultdict(list)
+    by_rung: dict[tuple[Key, str], slice] = {}
+    reached: dict[Key, Prompt] = {}
+    benign = [task for task in tasks if task.label == "benign"]
+    harmful = [task for task in tasks if task.label != "benign"]
+    _climb(shop, config, STEERING_PROMPTS["none"], benign, tried, by_rung, reached)
+    pending = harmful
+    for rung in rungs:
+        _climb(shop, config, rung, pending, tried, by_rung, reached)
+        pending = [task for task in pending if not accepted(tried[task.key])]
+    score(shop, tasks, tried)
+    outcomes = []
+    for task in tasks:
+        rung = reached[task.key]
+        chosen = choose(tried[task.key][by_rung[task.key, rung.template]], shop.choice)
+        outcomes.append(outcome(shop, task, tried[task.key], chosen, f"thinksafe/{rung.name}@{rung.version}"))
+    return outcomes
+
+
+def _climb(
+    shop: Workshop,
+    config: ThinkSafeConfig,
+    rung: Prompt,
+    tasks: Sequence[Task],
+    tried: Tried,
+    by_rung: dict[tuple[Key, str], slice],
+    reached: dict[Key, Prompt],
+) -> None:
+    """Every attempt of one rung for the rows that nothing below it satisfied."""
+    proposals = {task.key: _proposal(rung, task) for task in tasks}
+    starts = {task.key: len(tried[task.key]) for task in tasks}
+    pending = list(tasks)
+    for number in range(config.attempts):
+        indices = range(number * config.n, (number + 1) * config.n)
+        attempt(shop, pending, proposals, indices, f"answers, prompt {rung.name}, attempt {number + 1}", tried)
+        pending = [task for task in pending if not accepted(tried[task.key][starts[task.key] :])]
+    for task in tasks:
+        reached[task.key] = rung
+        by_rung[task.key, rung.template] = slice(starts[task.key], len(tried[task.key]))
+
+
+def _proposal(rung: Prompt, task: Task) -> Proposal:
+    message = rung.render({"prompt": task.example.prompt})
+    return Proposal(rung, message, rung.render({"prompt": "x"}), "", "", f"thinksafe/{rung.sha256[:16]}")
