@@ -36,10 +36,11 @@ class SafetyPlugin(BasePlugin):
 
         from .interrupt import interruptible
         from .ranks import once
-        from .stage import check_writable, config_hash, our_entries, run_stage, section
+        from .stage import check_writable, config_hash, our_entries, refuse_adapter_below, run_stage, section
 
         if cfg.rl or not our_entries(cfg):
             return
+        refuse_adapter_below(cfg)
         work_dir = Path(section(cfg).work_dir)
         check_writable(work_dir)
 

@@ -44,11 +44,6 @@ def prepare_config(cfg: Any) -> None:
     raw = {**raw, "work_dir": str(Path(checked.work_dir).expanduser().absolute())}
     cfg[SECTION] = raw
     _stamp_cache_key(cfg, raw)
-    if cfg.get("lora_model_dir") and _has_our_type(cfg):
-        raise ConfigError(
-            f"lora_model_dir {cfg['lora_model_dir']!r}: the data stage samples from base_model as named, and would not "
-            "see this adapter. Merge it first (axolotl merge-lora) and name the merged model as base_model."
-        )
 
 
 def _refuse_misspelt_section(cfg: Any) -> None:
@@ -81,10 +76,6 @@ def _stamp_cache_key(cfg: Any, raw: dict[str, Any]) -> None:
     for entry in cfg.get("datasets") or []:
         if str(_get(entry, "type") or "").startswith("axolotl_safety.") and isinstance(entry, dict):
             entry["field_model"] = f"axolotl_safety:{stamp}"
-
-
-def _has_our_type(cfg: Any) -> bool:
-    return any(str(_get(entry, "type") or "").startswith("axolotl_safety.") for entry in cfg.get("datasets") or [])
 
 
 def _get(entry: Any, key: str) -> Any:

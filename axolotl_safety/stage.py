@@ -58,6 +58,21 @@ def our_entries(cfg: Any) -> dict[int, str]:
     return found
 
 
+def refuse_adapter_below(cfg: Any) -> None:
+    """Refuse to generate for an adapter that the engine would not see.
+
+    Only training is refused: inference, evaluation and merging name ``lora_model_dir`` as a matter of course.
+
+    Raises:
+        ConfigError: ``lora_model_dir`` is set.
+    """
+    if cfg.lora_model_dir:
+        raise ConfigError(
+            f"lora_model_dir {cfg.lora_model_dir!r}: the data stage samples from base_model as named, and would not "
+            "see this adapter. Merge it first (axolotl merge-lora) and name the merged model as base_model."
+        )
+
+
 def section(cfg: Any) -> SafetyConfig:
     """The validated ``safety:`` section of a final Axolotl config."""
     raw = cfg.safety

@@ -85,8 +85,12 @@ def test_blocks_on_other_types_and_unknown_types_of_ours_are_refused():
 
 
 def test_an_adapter_below_the_base_model_is_refused():
+    cfg = raw(lora_model_dir="./adapter")
+    prepare_config(cfg)  # inference, evaluate and merge-lora name it too, and must not be stopped
+    from axolotl_safety.plugin import SafetyPlugin
+
     with pytest.raises(ConfigError, match="merge-lora"):
-        prepare_config(raw(lora_model_dir="./adapter"))
+        SafetyPlugin().load_datasets(cfg)
 
 
 def test_backends_that_cannot_run_are_refused_before_anything_starts():
