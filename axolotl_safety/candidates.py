@@ -101,7 +101,8 @@ def choose(candidates: Sequence[Candidate], choice: str) -> Candidate | None:
     sound = accepted(candidates)
     if choice == "lowest_nll":
         scored = [candidate for candidate in sound if candidate.nll is not None]
-        return min(scored, key=lambda candidate: candidate.nll or 0.0, default=None)
+        if scored:
+            return min(scored, key=lambda candidate: candidate.nll or 0.0)
     return sound[0] if sound else None
 
 
@@ -123,22 +124,22 @@ def attempt(
                 break
             asked.append((task, request))
     owners = {request.request_id: (task, request) for task, request in asked}
-    checked: dict[str, Candidate] = {}
+    checked: dict[tuple[Key, str], Candidate] = {}
 
-    def check(request_id: str) -> Candidate:
-        if request_id not in checked:
-            task, request = owners[request_id]
-            checked[request_id] = _check(shop, task, proposals[task.key], request)
-        return checked[request_id]
+    def check(task: Task, request: Request) -> Candidate:
+        key = (task.key, request.request_id)  # one request may serve the same row in two entries
+        if key not in checked:
+            checked[key] = _check(shop, task, proposals[task.key], request)
+        return checked[key]
 
     shop.queue.finish(
         [request for _, request in asked],
         "completion",
         title,
         describe=lambda request: _note(owners[request.request_id][0], proposals),
-        accept=lambda request_id: not check(request_id).reason,
+        accept=lambda request_id: not check(*owners[request_id]).reason,
     )
-    candidates = [check(request.request_id) for _, request in asked]
+    candidates = [check(task, request) for task, request in asked]
     sound = {
         place: Judged(task.example.prompt, candidate.thinking, candidate.answer, task.label)
         for place, ((task, _), candidate) in enumerate(zip(asked, candidates, strict=True))
@@ -165,7 +166,8 @@ def _request(shop: Workshop, task: Task, proposal: Proposal, index: int) -> Requ
     prompt_ids = shop.tokens.prompt_ids(proposal.message, proposal.harmless)
     if prompt_ids is None:
         return "control_token"
-    room = shop.sampling.max_new_tokens
+    # Both bounds are the row's own: another row's length must not change this request's identity.
+    room = min(shop.sampling.max_new_tokens, shop.sequence_len - len(task.prompt_ids))
     if shop.max_positions is not None:
         room = min(room, shop.max_positions - len(prompt_ids))
     if room < min(_MIN_ROOM, shop.sampling.max_new_tokens):

@@ -13,9 +13,10 @@ from .prompts import Prompt
 
 # Talk about the rewriting task itself, in any prompt's wording (SDFT's ban list has the same purpose).
 _META = re.compile(
-    r"\b(?:(?:the|this|that|a|given|provided|original) (?:reference|original|given|provided|sample) "
-    r"(?:response|answer|text|solution)|the reference\b(?! (?:point|frame))|reference response|reference answer|"
-    r"(?:the|my|a) (?:rewrite|rewritten|rephrased|rewording)\b|rewrite (?:it|this|the)|"
+    r"\b(?:(?:the|this|that|given|provided|original) (?:reference|original|given|provided|sample) response|"
+    r"the reference\b(?! (?:point|frame))|reference (?:response|answer|text)|"
+    r"(?:my|own) (?:rewrite|rewriting|rewording|version of the (?:response|answer))\b|"
+    r"rewrite (?:the|this) (?:response|answer|reference)|in my own words|"
     r"(?:i was|i am|i'm) (?:asked|told|instructed) to (?:refuse|rewrite|rephrase))",
     re.IGNORECASE,
 )

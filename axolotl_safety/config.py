@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from .prompts import resolve_rewrite, resolve_steering
 
 SECTION = "safety"
+TYPES = ("axolotl_safety.dgr", "axolotl_safety.thinksafe", "axolotl_safety.vanilla")
 Choice = Literal["first", "lowest_nll"]
 OnFailure = Literal["drop", "keep_original"]
 Label = Literal["harmful", "benign"]

@@ -16,6 +16,7 @@ from dataclasses import replace
 from .candidates import Candidate, Proposal, Tried, Workshop, accepted, attempt, choose, outcome, score
 from .checks import check_decision
 from .config import DGRConfig
+from .errors import StageError
 from .guards.judge import Judged, judge
 from .prompts import Prompt, resolve_rewrite
 from .rows import Key, Outcome, Task
@@ -42,11 +43,16 @@ def run(shop: Workshop, config: DGRConfig, tasks: Sequence[Task]) -> list[Outcom
         title = "rewrites" if number == 0 else f"rewrites, retry {number}"
         attempt(shop, pending, proposals, indices, title, tried)
         pending = [task for task in pending if not accepted(tried[task.key])]
+    if tasks and not any(candidate.request_id for task in tasks for candidate in tried[task.key]):
+        raise StageError(
+            f"no rewrite prompt of {len(tasks)} rows could be asked: {tried[tasks[0].key][0].reason}. The model's "
+            f"window is {shop.max_positions} tokens; shorten dgr.prompt or the rows, or use a model with a longer one."
+        )
     score(shop, tasks, tried)
     chosen = {task.key: choose(tried[task.key], shop.choice) for task in tasks}
+    falling = [task for task in tasks if chosen[task.key] is not None]
     for number in range(config.refine_rounds):
-        if not _refine(shop, prompt, config, tasks, tried, chosen, number):
-            break
+        falling = _refine(shop, prompt, config, falling, tried, chosen, number)
     originals = _judge_originals(shop, config, tasks, chosen)
     return [_outcome(shop, prompt, task, tried[task.key], chosen[task.key], originals.get(task.key)) for task in tasks]
 
@@ -70,8 +76,8 @@ def _refine(
     tried: Tried,
     chosen: dict[Key, Candidate | None],
     number: int,
-) -> bool:
-    """One round with the accepted rewrite as the reference; whether the NLL of any row still fell."""
+) -> list[Task]:
+    """One round with the accepted rewrite as the reference; the rows whose NLL still fell."""
     now = {task.key: candidate for task in tasks if (candidate := chosen[task.key]) is not None}
     rewritten = [task for task in tasks if task.key in now]
     proposals = {
@@ -81,12 +87,13 @@ def _refine(
     fresh: Tried = defaultdict(list)
     attempt(shop, rewritten, proposals, range(config.n), f"refine round {number + 1}", fresh)
     score(shop, rewritten, fresh)
-    fell = False
+    fell: list[Task] = []
     for task in rewritten:
         tried[task.key].extend(fresh[task.key])
         best, before = choose(fresh[task.key], shop.choice), now[task.key]
         if best is not None and best.nll is not None and before.nll is not None and best.nll < before.nll:
-            chosen[task.key], fell = best, True
+            chosen[task.key] = best
+            fell.append(task)
     return fell
 
 
@@ -108,7 +115,8 @@ def _judge_originals(
     found = {}
     for task in failed:
         reason = rulings[task.key].reason or check_decision(task.example.answer, task.expect)
-        if not reason and len(task.prompt_ids) + len(task.reference_ids or ()) > shop.sequence_len:
+        limit = min(shop.sequence_len, shop.max_positions or shop.sequence_len)
+        if not reason and len(task.prompt_ids) + len(task.reference_ids or ()) > limit:
             reason = "too_long"
         found[task.key] = (reason, rulings[task.key].verdict)
     return found

@@ -14,6 +14,7 @@ from .errors import DataError
 from .reasoning import CLOSE, split_response
 
 Label = Literal["harmful", "benign"]
+FoundLabel = Literal["harmful", "benign", "unknown"] | None
 Row = Mapping[str, Any]
 
 # Safety-Tax (arXiv 2503.00555): the fixed thought of its DirectRefusal set.
@@ -59,7 +60,7 @@ class Adapter:
 
     name: str
     columns: frozenset[str]
-    read: Callable[[Row], tuple[str, str, str, Label | None]]
+    read: Callable[[Row], tuple[str, str, str, FoundLabel]]
 
 
 def _text(row: Row, column: str) -> str:
@@ -83,46 +84,50 @@ def _response(text: str) -> tuple[str, str]:
     return thought, answer
 
 
-def _label(value: Any) -> Label:
-    """Read a label such as ``vanilla_harmful`` or ``adversarial_benign``."""
+def _label(value: Any) -> FoundLabel:
+    """Read a label such as ``vanilla_harmful`` or ``adversarial_benign``; the dataset's own block may overrule it."""
     word = value.lower() if isinstance(value, str) else ""
     if re.search(r"harmful|unsafe|malicious", word):
         return "harmful"
     if re.search(r"benign|harmless|safe", word):
         return "benign"
-    raise _Bad("unknown_label")
+    return "unknown"
 
 
-def _direct_refusal(row: Row) -> tuple[str, str, str, Label | None]:
-    refusal = _text(row, "refusal")
+def _direct_refusal(row: Row) -> tuple[str, str, str, FoundLabel]:
+    refusal, prompt = _text(row, "refusal"), row.get("prompt")
+    if isinstance(prompt, str) and refusal.startswith(head := f"Question: {prompt}"):
+        answer = refusal.removeprefix(head).strip()  # the prompt's own text may hold "Answer:"
+        if answer.startswith("Answer:") and answer.removeprefix("Answer:").strip():
+            return prompt, DIRECT_REFUSAL_THOUGHT, answer.removeprefix("Answer:").strip(), "harmful"
     match = _QUESTION_ANSWER.fullmatch(refusal)
-    if match:
+    if match and match.group(2).strip():
         return match.group(1), DIRECT_REFUSAL_THOUGHT, match.group(2), "harmful"
-    if isinstance(row.get("prompt"), str) and refusal.strip():
+    if isinstance(prompt, str) and refusal.strip() and "Answer:" not in refusal:
         return _text(row, "prompt"), DIRECT_REFUSAL_THOUGHT, refusal.strip(), "harmful"
     raise _Bad("unreadable_refusal")
 
 
 def _pair(prompt: str, response: str, label: str | None = None, default: Label | None = None):
-    def read(row: Row) -> tuple[str, str, str, Label | None]:
+    def read(row: Row) -> tuple[str, str, str, FoundLabel]:
         thought, answer = _response(_text(row, response))
         return _text(row, prompt), thought, answer, _label(row.get(label)) if label else default
 
     return read
 
 
-def _safekey(row: Row) -> tuple[str, str, str, Label | None]:
+def _safekey(row: Row) -> tuple[str, str, str, FoundLabel]:
     thought, answer = _response(_text(row, "response"))
     return _text(row, "question"), thought, answer, "benign" if row.get("source") == "4o_rewrite" else "harmful"
 
 
-def _wildjailbreak(row: Row) -> tuple[str, str, str, Label | None]:
+def _wildjailbreak(row: Row) -> tuple[str, str, str, FoundLabel]:
     prompt = row.get("adversarial") or row.get("vanilla")
-    thought, answer = _response(row.get("completion") or "")
+    thought, answer = _response(_text(row, "completion")) if row.get("completion") is not None else ("", "")
     return _text({"prompt": prompt}, "prompt"), thought, answer, _label(row.get("data_type"))
 
 
-def _messages(row: Row) -> tuple[str, str, str, Label | None]:
+def _messages(row: Row) -> tuple[str, str, str, FoundLabel]:
     turns = row.get("messages")
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise _Bad("unreadable_messages")
@@ -132,7 +137,7 @@ def _messages(row: Row) -> tuple[str, str, str, Label | None]:
     return _text(turns[0], "content"), thought, answer, None
 
 
-def _adapter(name: str, columns: str, read: Callable[[Row], tuple[str, str, str, Label | None]]) -> Adapter:
+def _adapter(name: str, columns: str, read: Callable[[Row], tuple[str, str, str, FoundLabel]]) -> Adapter:
     return Adapter(name, frozenset(columns.split()), read)
 
 
@@ -166,7 +171,7 @@ def _by_fields(options: DatasetOptions, columns: frozenset[str], source: str) ->
     if "prompt_field" not in named:
         raise DataError(f"{source}: safety.{next(iter(named))} needs safety.prompt_field beside it.")
 
-    def read(row: Row) -> tuple[str, str, str, Label | None]:
+    def read(row: Row) -> tuple[str, str, str, FoundLabel]:
         thought, answer = _response(_text(row, named["response_field"])) if "response_field" in named else ("", "")
         if "thought_field" in named:
             thought = _text(row, named["thought_field"]).strip()
@@ -203,7 +208,7 @@ def _relabelled(adapter: Adapter, column: str, present: frozenset[str], source: 
             f"Columns: {', '.join(sorted(present))}."
         )
 
-    def read(row: Row) -> tuple[str, str, str, Label | None]:
+    def read(row: Row) -> tuple[str, str, str, FoundLabel]:
         return (*adapter.read(row)[:3], _label(row.get(column)))
 
     return read
@@ -236,7 +241,10 @@ def read_examples(rows: Iterable[Any], adapter: Adapter, options: DatasetOptions
             prompt, thought, answer, label = adapter.read(row)
             if not prompt.strip():
                 raise _Bad("empty_prompt")
-            read.append(Example(row_id, prompt, thought, answer, options.label or label))
+            label = options.label or label
+            if label == "unknown":
+                raise _Bad("unknown_label")
+            read.append(Example(row_id, prompt, thought, answer, label))
         except _Bad as fault:
             read.append(BadRow(row_id, prompt, str(fault)))
     return read

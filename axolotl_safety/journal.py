@@ -66,11 +66,12 @@ class Journal:
         end = 0
         with open(self.path, "rb") as file:
             for line in file:
-                if not line.endswith(b"\n"):
+                ended = line.endswith(b"\n")
+                key = read_head(line.rstrip(b"\r\n"))
+                if not ended and key is None:
                     LOG.warning("%s: cut off a torn last record of %d bytes", self.path, len(line))
                     os.ftruncate(self._fd, end)
                     break
-                key = read_head(line.rstrip(b"\r\n"))
                 if key is None:
                     self.damaged += 1
                 elif key in self._places:
@@ -78,6 +79,9 @@ class Journal:
                 else:
                     self._places[key] = (end, len(line))
                 end += len(line)
+                if not ended:  # whole but for its end, which the checksum shows
+                    end += os.pwrite(self._fd, b"\n", end)
+                    break
         if self.damaged or self.doubled:
             LOG.warning(
                 "%s: %d damaged and %d doubled records are ignored (work that only they held is done again)",

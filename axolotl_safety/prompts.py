@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 from collections.abc import Mapping
@@ -82,6 +83,10 @@ def resolve(name_or_template: str, named: Mapping[str, Prompt]) -> Prompt:
     """
     if name_or_template in named:
         return named[name_or_template]
+    for word in re.findall(r"\{(\w+)\}", name_or_template):
+        near = difflib.get_close_matches(word, FIELDS, n=1, cutoff=0.75)
+        if near and word not in FIELDS:
+            raise ValueError(f"the template has {{{word}}}: did you mean {{{near[0]}}}? Got {name_or_template!r}")
     if _FIELD.search(name_or_template):
         return Prompt("custom", 1, name_or_template)
     raise ValueError(

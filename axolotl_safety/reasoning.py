@@ -12,6 +12,7 @@ from typing import Any
 from .errors import ModelError
 
 OPEN, CLOSE = "<think>", "</think>"
+_USER = "axolotl safety probe"
 _PROBE = 'The quick brown fox, 12 + 30 = 42.\n\n  Two spaces, a "quote" and a tab\t.'
 
 
@@ -88,7 +89,9 @@ class TargetTokenizer:
         self.stop_token_ids = stop_token_ids
         # Some families add runs of blanks as tokens (Gemma, Phi); those are text, not control.
         self.added_tokens = {
-            str(token): index for index, token in tokenizer.added_tokens_decoder.items() if str(token).strip()
+            str(token): index
+            for index, token in tokenizer.added_tokens_decoder.items()
+            if str(token).replace("\u2581", "").strip()  # SentencePiece writes a blank as U+2581
         }
         if not tokenizer.chat_template:
             raise ModelError(
@@ -119,7 +122,8 @@ class TargetTokenizer:
                 f"its added tokens know {close_marker!r}. Use a reasoning model, or name its markers under "
                 "safety.think: {open: ..., close: ...}."
             )
-        text = self._render("x")
+        # A system prompt may speak of the markers too; what counts stands behind the user's message.
+        text = self._render(_USER).rpartition(_USER)[2]
         at = text.rfind(open_marker)
         prompt_opens = at >= 0 and not text[at + len(open_marker) :].strip()
         if close_marker in text[max(at, 0) :]:
@@ -250,6 +254,8 @@ class TargetTokenizer:
             from tokenizers import Tokenizer
 
             raw = Tokenizer.from_file(raw_tokenizer_file)
+            raw.no_truncation()
+            raw.no_padding()
             for text in (_PROBE, *texts):
                 if raw.encode(text, add_special_tokens=False).ids != self.encode(text):
                     raise ModelError(

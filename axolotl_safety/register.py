@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .config import SECTION, SafetyConfig
+from .config import SECTION, TYPES, DatasetOptions, SafetyConfig
 from .errors import ConfigError
 from .rows import LATEST
 
@@ -30,6 +30,7 @@ def prepare_config(cfg: Any) -> None:
         ConfigError: naming the key and the way out.
     """
     _refuse_misspelt_section(cfg)
+    _refuse_misplaced(cfg)
     raw = cfg.get(SECTION)
     raw = raw.to_dict() if hasattr(raw, "to_dict") else raw or {}
     if not isinstance(raw, dict):
@@ -73,13 +74,45 @@ def _stamp_cache_key(cfg: Any, raw: dict[str, Any]) -> None:
     except OSError:
         latest = ""
     stamp = hashlib.sha256(json.dumps([raw, latest], sort_keys=True, default=str).encode()).hexdigest()[:16]
-    for entry in cfg.get("datasets") or []:
-        if str(_get(entry, "type") or "").startswith("axolotl_safety.") and isinstance(entry, dict):
-            entry["field_model"] = f"axolotl_safety:{stamp}"
+    for index, entry in enumerate(cfg.get("datasets") or []):
+        if _is_ours(entry) and isinstance(entry, dict):
+            entry["field_model"] = f"axolotl_safety:{stamp}:{index}"  # the index tells equal paths apart
 
 
 def _get(entry: Any, key: str) -> Any:
     return entry.get(key) if isinstance(entry, dict) else getattr(entry, key, None)
+
+
+def _is_ours(entry: Any) -> bool:
+    return str(_get(entry, "type") or "").startswith("axolotl_safety.")
+
+
+def _refuse_misplaced(cfg: Any) -> None:
+    """Types of ours where they cannot work, types that are nearly ours, and options beside ``type`` instead of in
+    ``safety:``; Axolotl would notice the first two only after the data stage, and the last never."""
+    for key in ("test_datasets", "pretraining_dataset"):
+        for entry in cfg.get(key) or []:
+            if isinstance(entry, dict) and _is_ours(entry):
+                raise ConfigError(
+                    f"{key}: {entry.get('path')!r} has type {entry['type']!r}, which works in datasets: only."
+                )
+    for entry in cfg.get("datasets") or []:
+        name = str(_get(entry, "type") or "")
+        near = difflib.get_close_matches(name, TYPES, n=1, cutoff=0.8)
+        if near and name not in TYPES:
+            raise ConfigError(f"datasets: {_get(entry, 'path')!r} has type {name!r}: did you mean {near[0]!r}?")
+        if not _is_ours(entry) or not isinstance(entry, dict):
+            continue
+        for key in entry:
+            if key != SECTION and difflib.get_close_matches(str(key).lower(), [SECTION], n=1, cutoff=0.65):
+                raise ConfigError(
+                    f"datasets: {entry.get('path')!r} has the unknown key {key!r}: did you mean {SECTION!r}?"
+                )
+            if key in DatasetOptions.model_fields:
+                raise ConfigError(
+                    f"datasets: {entry.get('path')!r} has {key!r} beside its type; put it into the entry's own block: "
+                    f"safety: {{{key}: {entry[key]!r}}}."
+                )
 
 
 def _lift(entry: Any) -> dict[str, Any] | None:
@@ -88,7 +121,7 @@ def _lift(entry: Any) -> dict[str, Any] | None:
     if block is None:
         return None
     block = block.to_dict() if hasattr(block, "to_dict") else block
-    if not str(_get(entry, "type") or "").startswith("axolotl_safety."):
+    if not _is_ours(entry):
         raise ConfigError(
             f"datasets: {_get(entry, 'path')!r} has a `safety:` block but type {_get(entry, 'type')!r}; such a block "
             "works on the types of this plugin (axolotl_safety.dgr, axolotl_safety.thinksafe, axolotl_safety.vanilla)."
@@ -102,7 +135,7 @@ def _readable(error: ValidationError) -> str:
     """Pydantic's findings as one line each, with the path of the key."""
     lines = []
     for fault in error.errors():
-        place = ".".join([SECTION, *map(str, fault["loc"])])
+        place = ".".join([SECTION, *map(str, fault["loc"])]).replace("safety.per_dataset.", "safety: block of dataset ")
         message = fault["msg"].removeprefix("Value error, ")
         value = "" if "unknown key" in message else f" (got {fault['input']!r})"
         lines.append(f"{place}: {message}{value}")

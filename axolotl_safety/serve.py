@@ -6,6 +6,7 @@ line is missing from the YAML, training must not go on without the data stage: t
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from axolotl.prompt_tokenizers import DatasetWrappingStrategy
@@ -33,11 +34,16 @@ class FinishedDataset(DatasetWrappingStrategy):
         """
         from datasets import load_from_disk
 
-        from .stage import run_stage
+        from .ranks import exclusive
+        from .stage import check_writable, run_stage, section
 
-        outputs = run_stage(self._cfg, allow_engine=False)
+        check_writable(Path(section(self._cfg).work_dir))
+
+        with exclusive(Path(section(self._cfg).work_dir)):
+            outputs = run_stage(self._cfg, allow_engine=False)
         for index, entry in enumerate(self._cfg.datasets):
-            if entry is self._entry or (entry.path, entry.type) == (self._entry.path, self._entry.type):
+            same = (entry.path, entry.type, entry.field_model)  # register() put the entry's index into field_model
+            if same == (self._entry.path, self._entry.type, self._entry.field_model):
                 return load_from_disk(outputs[index]["train"])
         raise ConfigError(
             f"type {self._entry.type} of {self._entry.path!r} is for `datasets:`; give test_datasets another type."

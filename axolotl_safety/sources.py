@@ -113,12 +113,17 @@ def _read_with_axolotl(entry: Any, use_auth_token: bool | None, seed: int) -> li
 
     dataset = load_dataset_with_config(entry, bool(use_auth_token), streaming=False)
     if isinstance(dataset, DatasetDict):
-        split = entry.split if entry.split in dataset else "train"
-        if split not in dataset:
+        # load_from_disk ignores `split:`; load_dataset has applied it already and returns no dict then.
+        name, bracket, part = (entry.split or "train").partition("[")
+        if name not in dataset:
+            splits = ", ".join(dataset)
+            raise DataError(f"datasets: {entry.path!r} has the splits {splits}, not {name!r}; set `split:` to one.")
+        if bracket and not _SLICE.fullmatch(f"train[{part}"):
             raise DataError(
-                f"datasets: {entry.path!r} has the splits {', '.join(dataset)}; set `split:` to one of them."
+                f"datasets: the slice in split {entry.split!r} of {entry.path!r} cannot be read; use [a:b]."
             )
-        dataset = dataset[split]
+        rows = dataset[name].to_list()
+        return _shard(_slice(rows, f"train[{part}") if bracket else rows, entry)
     if entry.shards:
         dataset = dataset.shuffle(seed=seed).shard(num_shards=entry.shards, index=int(entry.get("shards_idx") or 0))
     return dataset.to_list()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -36,9 +38,6 @@ LOG = logging.getLogger(__name__)
 
 PREFIX = "axolotl_safety."
 METHODS = ("dgr", "thinksafe", "vanilla")
-_DEFAULT_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 0}
-_DEFAULT_MAX_NEW_TOKENS = 4096
-_ROUND_TRIP_TEXTS = 64
 
 
 def our_entries(cfg: Any) -> dict[int, str]:
@@ -115,7 +114,12 @@ def run_stage(
     entries = [read_entry(cfg, safety, tokens, index, method) for index, method in methods.items()]
     tokens.check_round_trip([text for entry in entries for text in entry.sample_texts()], files.tokenizer_file)
     sampling = {
-        method: resolve_sampling(safety, getattr(safety, method).sampling, cfg.sequence_len, entries)
+        method: resolve_sampling(
+            safety,
+            getattr(safety, method).sampling,
+            cfg.sequence_len,
+            [entry for entry in entries if entry.method == method],
+        )
         for method in sorted(set(methods.values()) - {"vanilla"})
     }
     guards = load_guards(safety.guard) if generates else []
@@ -156,11 +160,12 @@ def check_writable(work_dir: Path) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    probe = work_dir / ".writable"
+    # Every rank looks, unlocked: one name each, or one would delete the other's.
+    probe = work_dir / f".writable-{socket.gethostname()}-{os.getpid()}"
     try:
         work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(
             f"safety.work_dir {str(work_dir)!r} cannot be written: {error}. Set it to a folder on a disk with space "

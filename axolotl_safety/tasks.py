@@ -40,7 +40,8 @@ class Entry:
     def sample_texts(self) -> list[str]:
         """Texts of the first rows, for the tokenizer check."""
         examples = [task.example for task in self.tasks[:_SAMPLE_ROWS]]
-        return [text for example in examples for text in (example.prompt, example.thought, example.answer) if text]
+        texts = [(example.prompt, f"{example.thought}\n\n{example.answer}") for example in examples]
+        return [text for pair in texts for text in pair if text.strip()]
 
 
 def read_entry(cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: int, method: str) -> Entry:
@@ -122,17 +123,17 @@ def resolve_sampling(
     Raises:
         ConfigError: a ``max_new_tokens`` that no row can hold within ``sequence_len``.
     """
-    shortest = min((len(task.prompt_ids) for entry in entries for task in entry.tasks), default=0)
-    longest = max((len(task.prompt_ids) for entry in entries for task in entry.tasks), default=0)
+    lengths = [len(task.prompt_ids) for entry in entries for task in entry.tasks]
+    shortest, longest = min(lengths, default=0), max(lengths, default=0)
     values: dict[str, Any] = dict(_DEFAULT_SAMPLING)
     for block in (safety.sampling, method):
         values.update(block.model_dump(exclude_none=True))
     limit = values.pop("max_new_tokens", None)
     if limit is None:
-        limit = min(_DEFAULT_MAX_NEW_TOKENS, max(1, sequence_len - longest))
+        limit = _DEFAULT_MAX_NEW_TOKENS  # each request gets what its own row leaves of sequence_len
     elif shortest + limit > sequence_len:
         raise ConfigError(
-            f"safety.sampling.max_new_tokens {limit} cannot fit: with sequence_len {sequence_len} and prompts of "
+            f"safety: max_new_tokens {limit} cannot fit: with sequence_len {sequence_len} and prompts of "
             f"{shortest} to {longest} tokens a completion may have at most {sequence_len - shortest}. Raise "
             f"sequence_len to {limit + longest}, or lower max_new_tokens to {max(1, sequence_len - longest)}."
         )

@@ -43,7 +43,7 @@ class FakeBackend:
             time.sleep(4.0)
         if path == "helper":
             helper = "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid()); time.sleep(99)"
-            self.helper = subprocess.Popen([sys.executable, "-c", helper])
+            self.helper = subprocess.Popen([sys.executable, "-u", "-c", helper])
 
     def add(self, item) -> None:
         self.waiting.append(item)

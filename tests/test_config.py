@@ -125,3 +125,25 @@ def test_importing_the_package_is_light():
             subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
             times.append(time.perf_counter() - started)
     assert min(ours) - min(bare) < 0.150
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"saftey": {"max_rows": 3}}, "unknown key 'saftey': did you mean 'safety'"),
+        ({"max_rows": 3}, "safety: {max_rows: 3}"),
+        ({"type": "axolotl_saftey.dgr"}, "did you mean 'axolotl_safety.dgr'"),
+    ],
+)
+def test_what_axolotl_would_drop_from_an_entry_is_refused(change, words):
+    cfg = raw()
+    cfg.datasets[0] |= change
+    with pytest.raises(ConfigError, match=words):
+        prepare_config(cfg)
+
+
+def test_our_types_elsewhere_are_refused_before_any_engine():
+    with pytest.raises(ConfigError, match="test_datasets"):
+        prepare_config(raw(test_datasets=[{"path": "x", "type": "axolotl_safety.dgr"}]))
+    with pytest.raises(ConfigError, match=r"\{prompt\}"):
+        prepare_config(raw(safety={"dgr": {"prompt": "say {promt} after {reference}"}}))

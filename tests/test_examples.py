@@ -128,3 +128,21 @@ def test_the_real_star1_file():
     assert name == "star1" and len(examples) == 1000 and not bad
     assert all(example.thought and example.answer for example in examples)
     assert not any("think>" in example.thought + example.answer for example in examples)
+
+
+def test_a_label_of_the_dataset_overrules_what_cannot_be_read_and_bad_rows_never_raise():
+    rows = [{"instruction": "q", "response": "R</think>A", "label": "toxic"}]
+    assert read(rows)[2][0].reason == "unknown_label"
+    assert read(rows, label="harmful")[1][0].label == "harmful"
+    wild = [
+        {"vanilla": "q", "adversarial": "", "data_type": "vanilla_benign", "completion": bad}
+        for bad in (7, ["x"], "\ud800")
+    ]
+    assert len(read(wild)[2]) == 3
+
+
+def test_a_direct_refusal_prompt_may_hold_the_word_answer():
+    row = {"prompt": "How?\nAnswer: x", "refusal": "Question: How?\nAnswer: x\nAnswer: I'm sorry, no."}
+    example = read([row])[1][0]
+    assert (example.prompt, example.answer) == ("How?\nAnswer: x", "I'm sorry, no.")
+    assert read([{"prompt": "P1", "refusal": "Question: P1\nAnswer: "}])[2][0].reason == "unreadable_refusal"

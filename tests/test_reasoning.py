@@ -149,3 +149,32 @@ def test_a_tokenizer_that_differs_from_its_file_is_refused(tmp_path):
     target = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,))
     with pytest.raises(ModelError, match="tokenizer.json"):
         target.check_round_trip(["some text"], str(tmp_path / "tokenizer.json"))
+
+
+def test_a_system_prompt_may_speak_of_the_markers():
+    tokenizer = tiny.make_tokenizer("qwen3")
+    system = "<|im_start|>system\\nThink inside <think> and </think> first.<|im_end|>\\n"
+    tokenizer.chat_template = "{{ '" + system + "' }}" + tokenizer.chat_template
+    target = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,))
+    assert not target.thinking.prompt_opens and target.prompt_ids("hello") is not None
+
+
+def test_blank_runs_that_are_added_tokens_are_text():
+    tokenizer = tiny.make_tokenizer("qwen3")
+    tokenizer.add_tokens(["\u2581\u2581", "\n\n"])
+    target = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,))
+    assert not target.has_control_token("two\n\nlines  and \u2581\u2581")
+    assert target.prompt_ids("two\n\nlines") is not None
+
+
+def test_truncation_and_padding_in_the_tokenizer_file_do_not_matter(tmp_path):
+    tokenizer = tiny.make_tokenizer("qwen3")
+    tokenizer.save_pretrained(tmp_path)
+    from tokenizers import Tokenizer
+
+    raw = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    raw.enable_truncation(4)
+    raw.enable_padding(length=64)
+    raw.save(str(tmp_path / "tokenizer.json"))
+    target = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,))
+    target.check_round_trip(["some text"], str(tmp_path / "tokenizer.json"))

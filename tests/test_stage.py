@@ -335,7 +335,7 @@ def test_a_benign_half_beside_dgr(tmp_path, models, caplog):
     caplog.clear()
     benign = tiny.write_rows(tmp_path / "benign.jsonl", [{"q": f"How do I polish lamp {n}?"} for n in range(8)])
     cfg.datasets.append(DictDefault({"path": str(benign), "type": "axolotl_safety.thinksafe"}))
-    cfg["safety"]["per_dataset"] = [None, {"label": "benign", "prompt_field": "q"}]
+    cfg["safety"] |= {"per_dataset": [None, {"label": "benign", "prompt_field": "q"}], "work_dir": str(tmp_path / "w2")}
     cfg = DictDefault(cfg.to_dict())
 
     def answer(shown: str, request: Any) -> str:
@@ -345,3 +345,32 @@ def test_a_benign_half_beside_dgr(tmp_path, models, caplog):
     outputs = run_stage(cfg, make_engine=scripted_by_prompt(model, answer))
     assert manifest_of(outputs[0])["labels"] == {"harmful": 10} and manifest_of(outputs[1])["labels"] == {"benign": 8}
     assert outputs[0]["hash"] != outputs[1]["hash"] and "no benign rows" not in caplog.text
+
+
+def test_one_long_prompt_changes_nothing_for_the_other_rows(tmp_path, models):
+    start, _ = scripted(models("qwen3"), "qwen3")
+    rows = tiny.direct_refusal_rows(15)
+    run_stage(config(tmp_path, models("qwen3"), rows, dgr={"retries": 0}), make_engine=start)
+    long = {"refusal": f"Question: {'jinx it ' * 100}\nAnswer: I can't help with that."}
+    output = run_stage(config(tmp_path, models("qwen3"), [*rows, long], dgr={"retries": 0}), make_engine=start)[0]
+    assert manifest_of(output)["counts"]["reused"] == 15
+
+
+def test_a_saved_dataset_dict_honours_its_split(tmp_path, models):
+    from datasets import Dataset, DatasetDict
+
+    rows = tiny.direct_refusal_rows(12)
+    folder = tmp_path / "saved"
+    DatasetDict(train=Dataset.from_list(rows[:8]), test=Dataset.from_list(rows[8:])).save_to_disk(str(folder))
+    for split, count in (("test", 4), ("train[:3]", 3), (None, 8)):
+        cfg = config(tmp_path, models("r1"), folder, method="vanilla", entry={"split": split} if split else {})
+        assert run_stage(cfg)[0]["rows"] == count
+    with pytest.raises(DataError, match="train, test, not 'validation'"):
+        run_stage(config(tmp_path, models("r1"), folder, method="vanilla", entry={"split": "validation"}))
+
+
+def test_rewrites_that_cannot_be_asked_stop_the_run(tmp_path):
+    model = tiny.make_model(tmp_path / "narrow", "r1", positions=120)
+    cfg = config(tmp_path, model, tiny.direct_refusal_rows(4), dgr={"on_failure": "keep_original"})
+    with pytest.raises(StageError, match="window is 120 tokens"):
+        run_stage(cfg, make_engine=scripted(model, "r1")[0])
