@@ -238,17 +238,12 @@ def outcome(shop: Workshop, task: Task, candidates: Sequence[Candidate], chosen:
     asked = [candidate for candidate in candidates if candidate.request_id]
     shown = chosen or candidates[-1]
     reference = task.reference_ids
-    return Outcome(
-        row_id=task.example.row_id,
-        entry=task.entry,
-        source=task.source,
-        prompt=task.example.prompt,
-        label=task.label,
+    return Outcome.of(
+        task,
         status="accepted" if chosen else "rejected",
         reason=shown.reason,
         thinking=shown.thinking,
         answer=shown.answer,
-        prompt_ids=task.prompt_ids,
         response_ids=chosen.token_ids if chosen else (),
         nll_reference=shop.queue.nll(score_request(shop, task, reference)) if reference else None,
         nll_accepted=chosen.nll if chosen else None,

@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from .prompts import resolve_rewrite, resolve_steering
 
 SECTION = "safety"
-TYPES = ("axolotl_safety.dgr", "axolotl_safety.thinksafe", "axolotl_safety.vanilla")
+PREFIX = "axolotl_safety."
+METHODS = ("dgr", "thinksafe", "vanilla")
+TYPES = tuple(PREFIX + method for method in METHODS)
 Choice = Literal["first", "lowest_nll"]
 OnFailure = Literal["drop", "keep_original"]
 Label = Literal["harmful", "benign"]

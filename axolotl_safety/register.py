@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .config import SECTION, TYPES, DatasetOptions, SafetyConfig
+from .config import PREFIX, SECTION, TYPES, DatasetOptions, SafetyConfig
 from .errors import ConfigError
 from .rows import LATEST
 
@@ -84,7 +84,7 @@ def _get(entry: Any, key: str) -> Any:
 
 
 def _is_ours(entry: Any) -> bool:
-    return str(_get(entry, "type") or "").startswith("axolotl_safety.")
+    return str(_get(entry, "type") or "").startswith(PREFIX)
 
 
 def _refuse_misplaced(cfg: Any) -> None:
@@ -124,7 +124,7 @@ def _lift(entry: Any) -> dict[str, Any] | None:
     if not _is_ours(entry):
         raise ConfigError(
             f"datasets: {_get(entry, 'path')!r} has a `safety:` block but type {_get(entry, 'type')!r}; such a block "
-            "works on the types of this plugin (axolotl_safety.dgr, axolotl_safety.thinksafe, axolotl_safety.vanilla)."
+            f"works on the types of this plugin ({', '.join(TYPES)})."
         )
     if isinstance(entry, dict):
         entry.pop(SECTION)

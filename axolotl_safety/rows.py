@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .examples import Example
 
@@ -72,6 +72,19 @@ class Outcome:
     proposal: str = ""
     request_ids: tuple[str, ...] = ()
     candidate_reasons: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, task: Task, **fields: Any) -> Outcome:
+        """An outcome that carries over what the task says of its row."""
+        return cls(
+            row_id=task.example.row_id,
+            entry=task.entry,
+            source=task.source,
+            prompt=task.example.prompt,
+            label=task.label,
+            prompt_ids=task.prompt_ids,
+            **fields,
+        )
 
     @property
     def attempts(self) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 
 from . import dgr, thinksafe, vanilla
 from .candidates import Workshop
-from .config import SafetyConfig
+from .config import METHODS, PREFIX, TYPES, SafetyConfig
 from .engines.base import Engine, EngineFigures
 from .engines.choose import choose_backend, start_engine
 from .errors import ConfigError, StageError
@@ -36,9 +36,6 @@ from .tasks import Entry, read_entry, resolve_sampling
 
 LOG = logging.getLogger(__name__)
 
-PREFIX = "axolotl_safety."
-METHODS = ("dgr", "thinksafe", "vanilla")
-
 
 def our_entries(cfg: Any) -> dict[int, str]:
     """Index and method of the dataset entries that are ours.
@@ -51,8 +48,9 @@ def our_entries(cfg: Any) -> dict[int, str]:
         if isinstance(entry.type, str) and entry.type.startswith(PREFIX):
             method = entry.type.removeprefix(PREFIX)
             if method not in METHODS:
-                known = ", ".join(PREFIX + name for name in METHODS)
-                raise ConfigError(f"datasets: type {entry.type!r} does not exist. Types of this plugin: {known}.")
+                raise ConfigError(
+                    f"datasets: type {entry.type!r} does not exist. Types of this plugin: {', '.join(TYPES)}."
+                )
             found[index] = method
     return found
 

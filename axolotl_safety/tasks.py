@@ -99,10 +99,10 @@ def make_task(
     if len(prompt_ids) + 1 >= sequence_len:
         return "prompt_too_long"
     refused = is_refusal(example.answer)
+    label = example.label or ("harmful" if refused else "benign")
     if method == "thinksafe":
         if example.label is None and not example.answer:
             return "no_label"
-        label = example.label or ("harmful" if refused else "benign")
         expect: Expect = "answer" if label == "benign" else "refuse"
         return Task(entry, source, example, label, expect, prompt_ids, None)
     if not example.answer:
@@ -110,7 +110,6 @@ def make_task(
     reference_ids = tokens.response_ids(example.thought, example.answer)
     if reference_ids is None:
         return "control_token"
-    label = example.label or ("harmful" if refused else "benign")
     expect = "answer" if label == "benign" else "refuse" if refused else "any"
     return Task(entry, source, example, label, expect, prompt_ids, reference_ids)
 

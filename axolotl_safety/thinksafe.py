@@ -29,20 +29,19 @@ def run(shop: Workshop, config: ThinkSafeConfig, tasks: Sequence[Task]) -> list[
     """
     rungs = [resolve_steering(rung) for rung in config.ladder]
     tried: Tried = defaultdict(list)
-    by_rung: dict[tuple[Key, str], slice] = {}
-    reached: dict[Key, Prompt] = {}
+    reached: dict[Key, tuple[Prompt, int]] = {}  # the last rung, and where its candidates begin
     benign = [task for task in tasks if task.label == "benign"]
     harmful = [task for task in tasks if task.label != "benign"]
-    _climb(shop, config, STEERING_PROMPTS["none"], benign, tried, by_rung, reached)
+    _climb(shop, config, STEERING_PROMPTS["none"], benign, tried, reached)
     pending = harmful
     for rung in rungs:
-        _climb(shop, config, rung, pending, tried, by_rung, reached)
+        _climb(shop, config, rung, pending, tried, reached)
         pending = [task for task in pending if not accepted(tried[task.key])]
     score(shop, tasks, tried)
     outcomes = []
     for task in tasks:
-        rung = reached[task.key]
-        chosen = choose(tried[task.key][by_rung[task.key, rung.template]], shop.choice)
+        rung, start = reached[task.key]
+        chosen = choose(tried[task.key][start:], shop.choice)
         outcomes.append(outcome(shop, task, tried[task.key], chosen, f"thinksafe/{rung.name}@{rung.version}"))
     return outcomes
 
@@ -53,20 +52,16 @@ def _climb(
     rung: Prompt,
     tasks: Sequence[Task],
     tried: Tried,
-    by_rung: dict[tuple[Key, str], slice],
-    reached: dict[Key, Prompt],
+    reached: dict[Key, tuple[Prompt, int]],
 ) -> None:
     """Every attempt of one rung for the rows that nothing below it satisfied."""
     proposals = {task.key: _proposal(rung, task) for task in tasks}
-    starts = {task.key: len(tried[task.key]) for task in tasks}
+    reached.update({task.key: (rung, len(tried[task.key])) for task in tasks})
     pending = list(tasks)
     for number in range(config.attempts):
         indices = range(number * config.n, (number + 1) * config.n)
         attempt(shop, pending, proposals, indices, f"answers, prompt {rung.name}, attempt {number + 1}", tried)
-        pending = [task for task in pending if not accepted(tried[task.key][starts[task.key] :])]
-    for task in tasks:
-        reached[task.key] = rung
-        by_rung[task.key, rung.template] = slice(starts[task.key], len(tried[task.key]))
+        pending = [task for task in pending if not accepted(tried[task.key][reached[task.key][1] :])]
 
 
 def _proposal(rung: Prompt, task: Task) -> Proposal:

@@ -21,17 +21,12 @@ def run(sequence_len: int, tasks: Sequence[Task]) -> list[Outcome]:
 def _outcome(sequence_len: int, task: Task) -> Outcome:
     reference = task.reference_ids or ()
     reason = "" if len(task.prompt_ids) + len(reference) <= sequence_len else "too_long"
-    return Outcome(
-        row_id=task.example.row_id,
-        entry=task.entry,
-        source=task.source,
-        prompt=task.example.prompt,
-        label=task.label,
+    return Outcome.of(
+        task,
         status="rejected" if reason else "accepted",
         reason=reason,
         thinking=task.example.thought,
         answer=task.example.answer,
-        prompt_ids=task.prompt_ids,
         response_ids=() if reason else reference,
         proposal="vanilla",
     )
