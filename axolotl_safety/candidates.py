@@ -1,4 +1,4 @@
-"""Candidates: ask for one completion per row and index, check it, put it before the guards, score it, choose.
+"""Candidates: ask for one completion per row and index, check it, put it before the guards.
 
 What DGR and ThinkSafe share. A method only says which message the target sees (the proposal) and which candidates
 it wants; everything here is the same whatever the proposal was.
@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .checks import Response, check_decision, check_form, copies, leaks
-from .engines.base import Failure, Request, Sampling, ScoreRequest
+from .engines.base import Failure, Request, Sampling
 from .guards.judge import Guard, Judged, judge
 from .prompts import Prompt
 from .queue import WorkQueue, content_id
 from .reasoning import TargetTokenizer
-from .rows import Key, Outcome, Task
+from .rows import Key, Task
 
 _MIN_ROOM = 64
 
@@ -33,7 +33,7 @@ class Workshop:
         sequence_len: the longest row that Axolotl keeps, in tokens.
         sampling: as resolved for this method.
         seed: as set by the user.
-        choice: ``first`` or ``lowest_nll``.
+        choice: ``first``, ``lowest_nll`` or ``resample``.
     """
 
     queue: WorkQueue
@@ -52,6 +52,7 @@ class Proposal:
     """What the target sees for one row.
 
     Attributes:
+        name: method, prompt and version, for provenance: ``thinksafe/refuse@1``.
         prompt: the template, for leak checks and provenance.
         message: the user message.
         harmless: the same message with harmless words in the place of the row's text.
@@ -60,6 +61,7 @@ class Proposal:
         stage: ``transform``, ``refine0``...; part of the request's identity.
     """
 
+    name: str
     prompt: Prompt
     message: str
     harmless: str
@@ -75,17 +77,29 @@ class Candidate:
     Attributes:
         request_id: empty if nothing was asked.
         reason: empty if accepted.
+        proposal: name of what the target saw.
+        asked_ids: the prompt that the target saw.
+        logprob: nats, whole response, under that prompt at temperature 1.
         verdict: one word per guard.
         nll: nats per token at the raw prompt under the frozen target.
+        log_weight: log p(response | raw prompt) - log q(response | asked prompt) at the sampling temperature, nats.
+        ess: effective sample size that a draw by weight had, of all candidates among which it drew.
+        tempering: exponent of the weights in that draw; 0 means that it fell back to the first candidate.
     """
 
     request_id: str
     reason: str
+    proposal: str = ""
+    asked_ids: tuple[int, ...] = ()
+    logprob: float = 0.0
     thinking: str = ""
     answer: str = ""
     token_ids: tuple[int, ...] = ()
     verdict: str = ""
     nll: float | None = None
+    log_weight: float | None = None
+    ess: float | None = None
+    tempering: float | None = None
 
 
 Tried = dict[Key, list[Candidate]]
@@ -94,16 +108,6 @@ Tried = dict[Key, list[Candidate]]
 def accepted(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those without a reject reason, in the order of their index."""
     return [candidate for candidate in candidates if not candidate.reason]
-
-
-def choose(candidates: Sequence[Candidate], choice: str) -> Candidate | None:
-    """One of the accepted: ``first`` is the lowest index, never the first to arrive."""
-    sound = accepted(candidates)
-    if choice == "lowest_nll":
-        scored = [candidate for candidate in sound if candidate.nll is not None]
-        if scored:
-            return min(scored, key=lambda candidate: candidate.nll or 0.0)
-    return sound[0] if sound else None
 
 
 def attempt(
@@ -120,7 +124,7 @@ def attempt(
         for index in indices:
             request = _request(shop, task, proposals[task.key], index)
             if isinstance(request, str):
-                tried[task.key].append(Candidate("", request))
+                tried[task.key].append(Candidate("", request, proposals[task.key].name))
                 break
             asked.append((task, request))
     owners = {request.request_id: (task, request) for task, request in asked}
@@ -157,8 +161,7 @@ def attempt(
 def _note(task: Task, proposals: Mapping[Key, Proposal]) -> dict[str, str]:
     """Provenance that is stored with a completion."""
     proposal = proposals[task.key]
-    prompt = f"{proposal.prompt.name}@{proposal.prompt.version}"
-    return {"row_id": task.example.row_id, "prompt": prompt, "stage": proposal.stage}
+    return {"row_id": task.example.row_id, "prompt": proposal.prompt.label, "stage": proposal.stage}
 
 
 def _request(shop: Workshop, task: Task, proposal: Proposal, index: int) -> Request | str:
@@ -181,8 +184,9 @@ def _request(shop: Workshop, task: Task, proposal: Proposal, index: int) -> Requ
 def _check(shop: Workshop, task: Task, proposal: Proposal, request: Request) -> Candidate:
     """Everything about a completion that needs no guard."""
     completion = shop.queue.completion(request)
+    asked = (proposal.name, request.prompt_token_ids)
     if isinstance(completion, Failure):
-        return Candidate(request.request_id, f"engine_{completion.reason}")
+        return Candidate(request.request_id, f"engine_{completion.reason}", *asked)
     split = shop.tokens.split(completion.token_ids)
     response = Response(task.example.prompt, split.thinking, split.answer, completion.token_ids)
     reason = check_form(response, completion.finish_reason, split.fault)
@@ -194,7 +198,8 @@ def _check(shop: Workshop, task: Task, proposal: Proposal, request: Request) -> 
         reason = check_decision(split.answer, task.expect)
     if not reason and len(task.prompt_ids) + len(completion.token_ids) > shop.sequence_len:
         reason = "too_long"
-    return Candidate(request.request_id, reason, split.thinking, split.answer, completion.token_ids)
+    said = (completion.logprob, split.thinking, split.answer, completion.token_ids)
+    return Candidate(request.request_id, reason, *asked, *said)
 
 
 def _contradicts(task: Task, refusal: bool | None) -> str:
@@ -202,54 +207,3 @@ def _contradicts(task: Task, refusal: bool | None) -> str:
     if task.expect == "refuse" and refusal is False:
         return "not_refused"
     return "over_refused" if task.expect == "answer" and refusal is True else ""
-
-
-def score_request(shop: Workshop, task: Task, response_ids: tuple[int, ...]) -> ScoreRequest:
-    """Ask for log p(response | raw prompt) under the frozen target."""
-    request_id = content_id("score", shop.fingerprint, task.prompt_ids, response_ids)
-    return ScoreRequest(request_id, "target", task.prompt_ids, response_ids)
-
-
-def score(shop: Workshop, tasks: Sequence[Task], tried: Tried) -> None:
-    """NLL of every accepted candidate and of the reference at the raw prompt under the frozen target."""
-    work = [score_request(shop, task, task.reference_ids) for task in tasks if task.reference_ids]
-    for task in tasks:
-        work += [score_request(shop, task, candidate.token_ids) for candidate in accepted(tried[task.key])]
-    shop.queue.finish(work, "score", "NLL under the frozen target")
-
-    def scored(task: Task, candidate: Candidate) -> Candidate:
-        nll = None if candidate.reason else shop.queue.nll(score_request(shop, task, candidate.token_ids))
-        return replace(candidate, nll=nll)
-
-    for task in tasks:
-        tried[task.key] = [scored(task, candidate) for candidate in tried[task.key]]
-
-
-def outcome(shop: Workshop, task: Task, candidates: Sequence[Candidate], chosen: Candidate | None, how: str) -> Outcome:
-    """Accepted with the chosen candidate, else rejected for the last candidate's reason.
-
-    Args:
-        shop: what the method ran with.
-        task: the row.
-        candidates: everything that was tried for it, in order; at least one.
-        chosen: what to train on, None if nothing was accepted.
-        how: name of the proposal, for provenance.
-    """
-    asked = [candidate for candidate in candidates if candidate.request_id]
-    shown = chosen or candidates[-1]
-    reference = task.reference_ids
-    return Outcome.of(
-        task,
-        status="accepted" if chosen else "rejected",
-        reason=shown.reason,
-        thinking=shown.thinking,
-        answer=shown.answer,
-        response_ids=chosen.token_ids if chosen else (),
-        nll_reference=shop.queue.nll(score_request(shop, task, reference)) if reference else None,
-        nll_accepted=chosen.nll if chosen else None,
-        guard=", ".join(guard.name for guard in shop.guards),
-        verdict=shown.verdict,
-        proposal=how,
-        request_ids=tuple(candidate.request_id for candidate in asked),
-        candidate_reasons=tuple(candidate.reason for candidate in asked),
-    )

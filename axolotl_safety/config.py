@@ -17,9 +17,10 @@ SECTION = "safety"
 PREFIX = "axolotl_safety."
 METHODS = ("dgr", "thinksafe", "vanilla")
 TYPES = tuple(PREFIX + method for method in METHODS)
-Choice = Literal["first", "lowest_nll"]
-OnFailure = Literal["drop", "keep_original"]
+Choice = Literal["first", "lowest_nll", "resample"]
+OnFailure = Literal["drop", "keep_original", "steer"]
 Label = Literal["harmful", "benign"]
+AUTO = "auto"  # in the place of a prompt's name: probe the named ones and take the best
 
 
 class Strict(BaseModel):
@@ -49,7 +50,7 @@ class SamplingConfig(Strict):
 
     temperature: float | None = Field(None, ge=0, le=5, description="0 is greedy; default 0.6")
     top_p: float | None = Field(None, gt=0, le=1, description="nucleus mass kept; default 0.95")
-    top_k: int | None = Field(None, ge=0, description="tokens kept, 0 keeps all; default 0")
+    top_k: int | None = Field(None, ge=0, description="tokens kept, 0 keeps all; default 20 for Qwen3, else 0")
     max_new_tokens: int | None = Field(None, ge=1, description="completion length limit in tokens; default 4096")
 
 
@@ -83,17 +84,23 @@ class GuardConfig(Strict):
 class DGRConfig(Strict):
     """Distribution-grounded refinement (after arXiv 2602.02136)."""
 
-    prompt: str = Field("rewrite", description="named prompt, or a literal template with {prompt} and {reference}")
+    prompt: str = Field(
+        "rewrite", description="named prompt, literal template with {prompt} and {reference}, or auto: the best named"
+    )
     n: int = Field(1, ge=1, description="candidates per attempt")
     retries: int = Field(3, ge=0, description="further attempts for a row with no accepted candidate")
     refine_rounds: int = Field(0, ge=0, description="rounds with the accepted rewrite as reference while NLL falls")
-    on_failure: OnFailure = Field("drop", description="drop, or keep_original (the paper's Eq. 3)")
+    on_failure: OnFailure = Field(
+        "drop", description="drop, keep_original (the paper's Eq. 3), or steer: answer the raw prompt as thinksafe does"
+    )
+    probe_rows: int = Field(32, ge=4, description="rows on which `prompt: auto` tries each named prompt")
     sampling: SamplingConfig = SamplingConfig()
 
     @field_validator("prompt")
     @classmethod
     def _prompt_resolves(cls, value: str) -> str:
-        resolve_rewrite(value)
+        if value != AUTO:
+            resolve_rewrite(value)
         return value
 
 
@@ -101,11 +108,24 @@ class ThinkSafeConfig(Strict):
     """Self-generated answers under refusal steering (arXiv 2601.23143)."""
 
     ladder: tuple[str, ...] = Field(
-        ("refuse",), description="prompts for harmful rows, tried in order: names, or literal templates with {prompt}"
+        ("refuse",),
+        description="prompts for harmful rows, tried in order: names, literal templates with {prompt}, or auto",
     )
+    prompt: str | None = Field(None, description="short for a ladder of this one prompt")
     attempts: int = Field(2, ge=1, description="attempts per rung for a row with no accepted candidate")
     n: int = Field(1, ge=1, description="candidates per attempt")
+    probe_rows: int = Field(32, ge=4, description="harmful rows on which `auto` tries each named prompt")
     sampling: SamplingConfig = SamplingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_prompt_is_a_ladder(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("prompt") is None:
+            return data
+        one = [data["prompt"]]
+        if data.get("ladder") is not None and list(data["ladder"]) != one:
+            raise ValueError(f"prompt {data['prompt']!r} and ladder {data['ladder']!r} are two answers; keep one")
+        return {**data, "ladder": one}
 
     @field_validator("ladder")
     @classmethod
@@ -113,7 +133,8 @@ class ThinkSafeConfig(Strict):
         if not value or len(set(value)) != len(value):
             raise ValueError(f"the ladder needs at least one prompt, and each only once: {list(value)!r}")
         for rung in value:
-            resolve_steering(rung)
+            if rung != AUTO:
+                resolve_steering(rung)
         return value
 
 
@@ -141,7 +162,9 @@ class SafetyConfig(Strict):
     work_dir: str = Field("./safety", description="journals, datasets and logs; content-addressed inside")
     seed: int = Field(42, description="decides row selection and every draw")
     max_rows: int | None = Field(None, ge=1, description="rows taken from each dataset of our types")
-    choice: Choice = Field("first", description="which accepted candidate is trained on")
+    choice: Choice = Field(
+        "first", description="which accepted candidate is trained on; resample needs top_p 1, top_k 0 and n above 1"
+    )
     engine: EngineConfig = EngineConfig()
     sampling: SamplingConfig = SamplingConfig()
     guard: tuple[GuardConfig, ...] = Field((GuardConfig(),), description="one guard or a list that must agree")

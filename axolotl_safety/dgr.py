@@ -13,9 +13,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .candidates import Candidate, Proposal, Tried, Workshop, accepted, attempt, choose, outcome, score
+from . import thinksafe
+from .candidates import Candidate, Proposal, Tried, Workshop, accepted, attempt
 from .checks import check_decision
-from .config import DGRConfig
+from .choice import choose, outcome, score
+from .config import DGRConfig, ThinkSafeConfig
 from .errors import StageError
 from .guards.judge import Judged, judge
 from .prompts import Prompt, resolve_rewrite
@@ -33,10 +35,7 @@ def run(shop: Workshop, config: DGRConfig, tasks: Sequence[Task]) -> list[Outcom
     """
     prompt = resolve_rewrite(config.prompt)
     tried: Tried = defaultdict(list)
-    proposals = {
-        task.key: _proposal(shop, prompt, task, task.example.thought, task.example.answer, "transform")
-        for task in tasks
-    }
+    proposals = {task.key: propose(shop, prompt, task) for task in tasks}
     pending = list(tasks)
     for number in range(1 + config.retries):
         indices = range(number * config.n, (number + 1) * config.n)
@@ -49,12 +48,55 @@ def run(shop: Workshop, config: DGRConfig, tasks: Sequence[Task]) -> list[Outcom
             f"window is {shop.max_positions} tokens; shorten dgr.prompt or the rows, or use a model with a longer one."
         )
     score(shop, tasks, tried)
-    chosen = {task.key: choose(tried[task.key], shop.choice) for task in tasks}
+    chosen = {task.key: choose(shop, task, tried[task.key]) for task in tasks}
     falling = [task for task in tasks if chosen[task.key] is not None]
     for number in range(config.refine_rounds):
         falling = _refine(shop, prompt, config, falling, tried, chosen, number)
     originals = _judge_originals(shop, config, tasks, chosen)
-    return [_outcome(shop, prompt, task, tried[task.key], chosen[task.key], originals.get(task.key)) for task in tasks]
+    return [_outcome(shop, task, tried[task.key], chosen[task.key], originals.get(task.key)) for task in tasks]
+
+
+def steer(
+    shop: Workshop, config: ThinkSafeConfig, tasks: Sequence[Task], rewritten: Sequence[Outcome]
+) -> list[Outcome]:
+    """Let ThinkSafe answer the rows whose rewrite failed.
+
+    Such a row counts as accepted: the target wrote it, and it passed the same checks and guards. Its ``proposal``
+    says how it came about.
+
+    Args:
+        shop: as ThinkSafe's own rows get it.
+        config: the ``thinksafe`` block.
+        tasks: the rows, in order.
+        rewritten: what became of their rewrites.
+
+    Returns:
+        One outcome per task, in order.
+    """
+    failed = {
+        task.key: replace(task, expect="answer" if task.label == "benign" else "refuse")
+        for task, outcome in zip(tasks, rewritten, strict=True)
+        if outcome.status == "rejected"
+    }
+    answered = {item.key: item for item in thinksafe.run(shop, config, list(failed.values()))}
+
+    def merged(before: Outcome) -> Outcome:
+        after = answered.get(before.key)
+        if after is None:
+            return before
+        return replace(
+            after,
+            request_ids=before.request_ids + after.request_ids,
+            candidate_reasons=before.candidate_reasons + after.candidate_reasons,
+            candidate_proposals=before.candidate_proposals + after.candidate_proposals,
+        )
+
+    return [merged(outcome) for outcome in rewritten]
+
+
+def propose(shop: Workshop, prompt: Prompt, task: Task) -> Proposal:
+    """The message that shows the target a row with its foreign response."""
+    return _proposal(shop, prompt, task, task.example.thought, task.example.answer, "transform")
 
 
 def _proposal(shop: Workshop, prompt: Prompt, task: Task, thought: str, answer: str, stage: str) -> Proposal:
@@ -65,7 +107,8 @@ def _proposal(shop: Workshop, prompt: Prompt, task: Task, thought: str, answer: 
         return prompt.render({"prompt": request, "thought": thought, "answer": answer, "reference": whole})
 
     harmless = message("x", "x" if thought else "", "x")
-    return Proposal(prompt, message(task.example.prompt, thought, answer), harmless, thought, answer, stage)
+    shown = message(task.example.prompt, thought, answer)
+    return Proposal(f"dgr/{prompt.label}", prompt, shown, harmless, thought, answer, stage)
 
 
 def _refine(
@@ -90,7 +133,7 @@ def _refine(
     fell: list[Task] = []
     for task in rewritten:
         tried[task.key].extend(fresh[task.key])
-        best, before = choose(fresh[task.key], shop.choice), now[task.key]
+        best, before = choose(shop, task, fresh[task.key]), now[task.key]
         if best is not None and best.nll is not None and before.nll is not None and best.nll < before.nll:
             chosen[task.key] = best
             fell.append(task)
@@ -124,14 +167,13 @@ def _judge_originals(
 
 def _outcome(
     shop: Workshop,
-    prompt: Prompt,
     task: Task,
     candidates: list[Candidate],
     chosen: Candidate | None,
     original: tuple[str, str] | None,
 ) -> Outcome:
     """The chosen rewrite, else a sound original as a counted fallback, else a reject."""
-    ended = outcome(shop, task, candidates, chosen, f"dgr/{prompt.name}@{prompt.version}")
+    ended = outcome(shop, task, candidates, chosen)
     if chosen is not None or original is None or original[0]:
         return ended
     return replace(

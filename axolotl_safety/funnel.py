@@ -72,6 +72,7 @@ def entry_manifest(
         "fallback_reasons": dict(sorted(Counter(row.reason for row in rows if row.status == "fallback").items())),
         "candidate_reasons": dict(sorted(candidates.items())),
         "rungs": _rungs(rows),
+        "resampling": _resampling(rows),
         "labels": dict(sorted(Counter(row.label for row in trained).items())),
         "counts": {
             "generated": count_where(asked, queue.generated),
@@ -95,14 +96,38 @@ def entry_manifest(
 
 
 def _rungs(rows: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
-    """Per proposal: rows that ended there, rows accepted, and the mean NLL of the accepted at the raw prompt."""
+    """Per proposal: rows tried and accepted, candidates, and the accepted rows' mean NLL at the raw prompt."""
     found: dict[str, dict[str, Any]] = {}
-    for name in sorted({row.proposal for row in rows if row.proposal}):
-        ended = [row for row in rows if row.proposal == name]
-        kept = [row for row in ended if row.status == "accepted"]
-        nll = _mean(row.nll_accepted for row in kept)
-        found[name] = {"ended": len(ended), "accepted": len(kept), "nll": nll}
+    for name in dict.fromkeys(name for row in rows for name in row.candidate_proposals):
+        tried = [row for row in rows if name in row.candidate_proposals]
+        labels = sorted({row.label for row in tried})
+        by_label = {label: _rung(name, [row for row in tried if row.label == label]) for label in labels}
+        found[name] = _rung(name, tried) | {"labels": by_label}
     return found
+
+
+def _rung(name: str, tried: Sequence[Outcome]) -> dict[str, Any]:
+    kept = [row for row in tried if row.status == "accepted" and row.proposal == name]
+    pairs = [pair for row in tried for pair in zip(row.candidate_proposals, row.candidate_reasons, strict=True)]
+    return {
+        "rows": len(tried),
+        "accepted": len(kept),
+        "acceptance": len(kept) / len(tried),
+        "candidates": sum(proposal == name for proposal, _ in pairs),
+        "accepted_candidates": sum(proposal == name and not reason for proposal, reason in pairs),
+        "nll": _mean(row.nll_accepted for row in kept),
+    }
+
+
+def _resampling(rows: Sequence[Outcome]) -> dict[str, Any]:
+    """What the draws by weight came to: effective sample sizes before tempering, exponents, fallbacks to the first."""
+    drawn = [row for row in rows if row.tempering is not None]
+    return {
+        "rows": len(drawn),
+        "mean_effective_sample_size": _mean(row.ess for row in drawn),
+        "mean_tempering": _mean(row.tempering for row in drawn),
+        "fell_back_to_first": sum(row.tempering == 0 for row in drawn),
+    }
 
 
 def log_funnel(source: str, method: str, manifest: dict[str, Any]) -> None:

@@ -30,7 +30,8 @@ _ROW_SCHEMA = pa.schema(
         ("attempts", pa.int32()),
         ("proposal", pa.string()),
         ("request_ids", pa.list_(pa.string())),
-        ("candidate_reasons", pa.list_(pa.string())),
+        *((name, pa.list_(pa.string())) for name in ("candidate_reasons", "candidate_proposals")),
+        *((name, pa.float64()) for name in ("ess", "tempering")),
     ]
 )
 
@@ -161,6 +162,9 @@ def _write_rows(path: Path, outcomes: Sequence[Outcome]) -> None:
             "proposal": outcome.proposal or None,
             "request_ids": list(outcome.request_ids),
             "candidate_reasons": list(outcome.candidate_reasons),
+            "candidate_proposals": list(outcome.candidate_proposals),
+            "ess": outcome.ess,
+            "tempering": outcome.tempering,
         }
         for outcome in outcomes
     ]

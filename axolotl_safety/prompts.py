@@ -29,6 +29,11 @@ class Prompt:
     template: str
 
     @property
+    def label(self) -> str:
+        """Name and version, for provenance; two literal templates differ by their hash."""
+        return f"{self.name}@{self.version}" if self.name != "custom" else f"custom-{self.sha256[:8]}"
+
+    @property
     def sha256(self) -> str:
         """Hash of the template's text, for provenance and fingerprints."""
         return hashlib.sha256(self.template.encode("utf-8", "surrogatepass")).hexdigest()
@@ -63,7 +68,23 @@ _SUFFIX = "{prompt}\n\n The above prompt is harmful. You should refuse to answer
 _RISK = "Evaluate the potential risks of this prompt and provide a reasoned refusal.\n\n Prompt:{prompt}"
 _INTENT = "Examine the harmful intent of this query and refuse to answer the prompt.\n\n Prompt:{prompt}"
 
-REWRITE_PROMPTS: Mapping[str, Prompt] = MappingProxyType({"rewrite": Prompt("rewrite", 1, _REWRITE)})
+# The structure that R1-Act and AltTrain (arXiv 2604.18946) teach: what is asked, whether it is harmful, then refuse or
+# go on. Wording ours.
+_STRUCTURE = (
+    "Think in this order: say in one sentence what the request is about; say in one sentence whether answering it "
+    "could do harm; if it could, stop thinking and refuse; if not, go on reasoning and answer."
+)
+_STRUCTURED = f"{_STRUCTURE}\n\nRequest:\n{{prompt}}"
+_STRUCTURED_REWRITE = (
+    "Below are a request and a reference response to it. Write your own response, and keep what the reference decides: "
+    f"to answer or to refuse. {_STRUCTURE} Do not mention the reference.\n\n"
+    "Request:\n{prompt}\n\n"
+    "Reference response:\n{reference}"
+)
+
+REWRITE_PROMPTS: Mapping[str, Prompt] = MappingProxyType(
+    {"rewrite": Prompt("rewrite", 1, _REWRITE), "structured": Prompt("structured", 1, _STRUCTURED_REWRITE)}
+)
 STEERING_PROMPTS: Mapping[str, Prompt] = MappingProxyType(
     {
         "none": Prompt("none", 1, "{prompt}"),
@@ -71,6 +92,7 @@ STEERING_PROMPTS: Mapping[str, Prompt] = MappingProxyType(
         "suffix": Prompt("suffix", 1, _SUFFIX),
         "risk": Prompt("risk", 1, _RISK),
         "intent": Prompt("intent", 1, _INTENT),
+        "structured": Prompt("structured", 1, _STRUCTURED),
     }
 )
 

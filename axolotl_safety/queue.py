@@ -126,6 +126,11 @@ class WorkQueue:
             request.request_id, tuple(record["token_ids"]), record["finish_reason"], record.get("logprob", 0.0)
         )
 
+    def logprob(self, request: ScoreRequest) -> float | None:
+        """log p of the whole response in nats, None if it could not be scored."""
+        record = self._journals[request.model].get("score", request.request_id)
+        return record["logprob"] if record else None
+
     def nll(self, request: ScoreRequest) -> float | None:
         """Mean negative log-probability per response token in nats, None if it could not be scored."""
         record = self._journals[request.model].get("score", request.request_id)

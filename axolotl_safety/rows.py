@@ -50,8 +50,12 @@ class Outcome:
         response_ids: what is trained on; empty when rejected.
         nll_reference: nats per token of the foreign response at the raw prompt, None if not scored.
         nll_accepted: likewise of what is trained on.
+        proposal: what the target saw: ``dgr/rewrite@1``, ``thinksafe/refuse@1``, or ``vanilla``.
+        ess: effective sample size of a draw by weight, None where nothing was drawn so.
+        tempering: exponent of its weights; 0 means that it fell back to the first candidate.
         request_ids: every completion asked for, in order.
-        candidate_reasons: the reject reason of each finished candidate, empty for an accepted one.
+        candidate_reasons: the reject reason of each of them, empty for an accepted one.
+        candidate_proposals: the proposal of each of them.
     """
 
     row_id: str
@@ -70,8 +74,11 @@ class Outcome:
     guard: str = ""
     verdict: str = ""
     proposal: str = ""
+    ess: float | None = None
+    tempering: float | None = None
     request_ids: tuple[str, ...] = ()
     candidate_reasons: tuple[str, ...] = ()
+    candidate_proposals: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, task: Task, **fields: Any) -> Outcome:
@@ -85,6 +92,11 @@ class Outcome:
             prompt_ids=task.prompt_ids,
             **fields,
         )
+
+    @property
+    def key(self) -> Key:
+        """That of its task."""
+        return (self.entry, self.row_id)
 
     @property
     def attempts(self) -> int:

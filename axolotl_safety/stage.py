@@ -12,13 +12,12 @@ import logging
 import os
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import dgr, thinksafe, vanilla
+from . import methods as at_work
 from .candidates import Workshop
 from .config import METHODS, PREFIX, TYPES, SafetyConfig
 from .engines.base import Engine, EngineFigures
@@ -30,7 +29,7 @@ from .handoff import write_dataset
 from .journal import Journal, write_atomically
 from .queue import WorkQueue
 from .reasoning import TargetTokenizer
-from .rows import LATEST, Outcome, Task
+from .rows import LATEST, Outcome
 from .target import ModelFiles, load_model_files
 from .tasks import Entry, read_entry, resolve_sampling
 
@@ -116,9 +115,10 @@ def run_stage(
             safety,
             getattr(safety, method).sampling,
             cfg.sequence_len,
-            [entry for entry in entries if entry.method == method],
+            [entry for entry in entries if at_work.may_answer(safety, method, entry.method)],
+            files.family,
         )
-        for method in sorted(set(methods.values()) - {"vanilla"})
+        for method in at_work.generating(safety, methods.values())
     }
     guards = load_guards(safety.guard) if generates else []
     backend = choose_backend(safety.engine) if generates else "none"
@@ -135,7 +135,7 @@ def run_stage(
             method: Workshop(queue, tokens, guards, *model, drawn, safety.seed, safety.choice)
             for method, drawn in sampling.items()
         }
-        outcomes = _run_methods(shops, safety, entries, cfg.sequence_len)
+        outcomes, probed = at_work.run(shops, safety, entries, cfg.sequence_len)
     finally:
         queue.close()
     figures = queue.engine.figures if queue.engine else EngineFigures()
@@ -146,6 +146,7 @@ def run_stage(
         "sampling": {method: drawn.as_dict() for method, drawn in sampling.items()},
         "seed": safety.seed,
         "choice": safety.choice,
+        "auto": probed,
         **{method: getattr(safety, method).model_dump() for method in sampling},
         "sequence_len": cfg.sequence_len,
     }
@@ -199,30 +200,6 @@ def open_journals(work_dir: Path, fingerprint: str, guards: list[Guard]) -> dict
             names[guard.key] = f"guard-{digest[:16]}"
     opened = {name: Journal(work_dir / "journal" / f"{name}.jsonl") for name in set(names.values())}
     return {key: opened[name] for key, name in names.items()}
-
-
-def _run_methods(
-    shops: dict[str, Workshop], safety: SafetyConfig, entries: list[Entry], sequence_len: int
-) -> dict[int, list[Outcome]]:
-    """All entries of one method share the engine's queue; outcomes come back by entry, in source order."""
-    by_method: dict[str, list[Task]] = defaultdict(list)
-    for entry in entries:
-        by_method[entry.method].extend(entry.tasks)
-    outcomes = vanilla.run(sequence_len, by_method["vanilla"])
-    if by_method["dgr"]:
-        outcomes += dgr.run(shops["dgr"], safety.dgr, by_method["dgr"])
-    if by_method["thinksafe"]:
-        outcomes += thinksafe.run(shops["thinksafe"], safety.thinksafe, by_method["thinksafe"])
-    grouped: dict[int, list[Outcome]] = {entry.index: [] for entry in entries}
-    for outcome in outcomes:
-        grouped[outcome.entry].append(outcome)
-    for entry in entries:
-        grouped[entry.index] += [
-            Outcome(row.row_id, entry.index, entry.source.name, row.prompt, "", "rejected", row.reason)
-            for row in entry.bad
-        ]
-        grouped[entry.index].sort(key=lambda outcome, order=entry.order: order[outcome.row_id])
-    return grouped
 
 
 def _deliver(

@@ -29,6 +29,8 @@ class ModelFiles:
         tokenizer_file: path of ``tokenizer.json``, if there is one.
         stop_token_ids: the generation config's end-of-sequence ids, then the tokenizer's.
         vocab_size: number of ids that the model can produce.
+        family: ``r1`` by the tokenizer's turn markers, else the configuration's model type up to a size or kind
+            (``qwen3`` for qwen3_moe too).
     """
 
     spec: ModelSpec
@@ -38,6 +40,7 @@ class ModelFiles:
     tokenizer_file: str | None
     stop_token_ids: tuple[int, ...]
     vocab_size: int
+    family: str = ""
 
 
 def _sample(path: Path) -> bytes:
@@ -137,7 +140,15 @@ def load_model_files(
         tokenizer_file=str(tokenizer_file) if tokenizer_file.is_file() else None,
         stop_token_ids=tuple(stops),
         vocab_size=int(getattr(text_config, "vocab_size", len(tokenizer))),
+        family=_family(text_config, tokenizer),
     )
+
+
+def _family(config: Any, tokenizer: Any) -> str:
+    """R1 distills have the architecture of another family, and R1's own turn markers."""
+    if "<｜Assistant｜>" in tokenizer.get_vocab():
+        return "r1"
+    return str(getattr(config, "model_type", "")).split("_")[0]
 
 
 def _generation_config(name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,11 @@ from .sources import Source, read_source, select_rows
 
 LOG = logging.getLogger(__name__)
 
-_DEFAULT_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 0}
+# What the model cards recommend and ThinkSafe samples with (arXiv 2601.23143, appendix; its published code).
+_PRESETS = {
+    "r1": {"temperature": 0.6, "top_p": 0.95, "top_k": 0},
+    "qwen3": {"temperature": 0.6, "top_p": 0.95, "top_k": 20},
+}
 _DEFAULT_MAX_NEW_TOKENS = 4096
 _SAMPLE_ROWS = 24
 
@@ -115,16 +119,17 @@ def make_task(
 
 
 def resolve_sampling(
-    safety: SafetyConfig, method: SamplingConfig, sequence_len: int, entries: Sequence[Entry]
+    safety: SafetyConfig, method: SamplingConfig, sequence_len: int, entries: Sequence[Entry], family: str = "r1"
 ) -> Sampling:
-    """Method block over ``safety.sampling`` over the defaults.
+    """Method block over ``safety.sampling`` over the preset of the model's family (R1's, where none is known).
 
     Raises:
-        ConfigError: a ``max_new_tokens`` that no row can hold within ``sequence_len``.
+        ConfigError: a ``max_new_tokens`` that no row can hold within ``sequence_len``, or settings under which
+            ``choice: resample`` has no meaning.
     """
     lengths = [len(task.prompt_ids) for entry in entries for task in entry.tasks]
     shortest, longest = min(lengths, default=0), max(lengths, default=0)
-    values: dict[str, Any] = dict(_DEFAULT_SAMPLING)
+    values: dict[str, Any] = dict(_PRESETS.get(family, _PRESETS["r1"]))
     for block in (safety.sampling, method):
         values.update(block.model_dump(exclude_none=True))
     limit = values.pop("max_new_tokens", None)
@@ -136,4 +141,11 @@ def resolve_sampling(
             f"{shortest} to {longest} tokens a completion may have at most {sequence_len - shortest}. Raise "
             f"sequence_len to {limit + longest}, or lower max_new_tokens to {max(1, sequence_len - longest)}."
         )
-    return Sampling(max_new_tokens=limit, **values)
+    sampling = Sampling(max_new_tokens=limit, **values)
+    if safety.choice == "resample" and not (sampling.temperature > 0 and sampling.top_p == 1 and sampling.top_k == 0):
+        raise ConfigError(
+            f"safety: choice resample weighs by p / q, which truncation cuts off: temperature {sampling.temperature}, "
+            f"top_p {sampling.top_p}, top_k {sampling.top_k}. Set sampling: {{top_p: 1.0, top_k: 0}} and a temperature "
+            "above 0, or another choice."
+        )
+    return sampling

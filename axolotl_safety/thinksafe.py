@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from .candidates import Proposal, Tried, Workshop, accepted, attempt, choose, outcome, score
+from .candidates import Proposal, Tried, Workshop, accepted, attempt
+from .choice import choose, outcome, score
 from .config import ThinkSafeConfig
 from .prompts import STEERING_PROMPTS, Prompt, resolve_steering
 from .rows import Key, Outcome, Task
@@ -29,7 +30,7 @@ def run(shop: Workshop, config: ThinkSafeConfig, tasks: Sequence[Task]) -> list[
     """
     rungs = [resolve_steering(rung) for rung in config.ladder]
     tried: Tried = defaultdict(list)
-    reached: dict[Key, tuple[Prompt, int]] = {}  # the last rung, and where its candidates begin
+    reached: dict[Key, int] = {}  # where the candidates of a row's last rung begin
     benign = [task for task in tasks if task.label == "benign"]
     harmful = [task for task in tasks if task.label != "benign"]
     _climb(shop, config, STEERING_PROMPTS["none"], benign, tried, reached)
@@ -38,12 +39,9 @@ def run(shop: Workshop, config: ThinkSafeConfig, tasks: Sequence[Task]) -> list[
         _climb(shop, config, rung, pending, tried, reached)
         pending = [task for task in pending if not accepted(tried[task.key])]
     score(shop, tasks, tried)
-    outcomes = []
-    for task in tasks:
-        rung, start = reached[task.key]
-        chosen = choose(tried[task.key][start:], shop.choice)
-        outcomes.append(outcome(shop, task, tried[task.key], chosen, f"thinksafe/{rung.name}@{rung.version}"))
-    return outcomes
+    return [
+        outcome(shop, task, tried[task.key], choose(shop, task, tried[task.key][reached[task.key] :])) for task in tasks
+    ]
 
 
 def _climb(
@@ -52,18 +50,20 @@ def _climb(
     rung: Prompt,
     tasks: Sequence[Task],
     tried: Tried,
-    reached: dict[Key, tuple[Prompt, int]],
+    reached: dict[Key, int],
 ) -> None:
     """Every attempt of one rung for the rows that nothing below it satisfied."""
-    proposals = {task.key: _proposal(rung, task) for task in tasks}
-    reached.update({task.key: (rung, len(tried[task.key])) for task in tasks})
+    proposals = {task.key: propose(rung, task) for task in tasks}
+    reached.update({task.key: len(tried[task.key]) for task in tasks})
     pending = list(tasks)
     for number in range(config.attempts):
         indices = range(number * config.n, (number + 1) * config.n)
         attempt(shop, pending, proposals, indices, f"answers, prompt {rung.name}, attempt {number + 1}", tried)
-        pending = [task for task in pending if not accepted(tried[task.key][reached[task.key][1] :])]
+        pending = [task for task in pending if not accepted(tried[task.key][reached[task.key] :])]
 
 
-def _proposal(rung: Prompt, task: Task) -> Proposal:
+def propose(rung: Prompt, task: Task) -> Proposal:
+    """The message that the target sees for one row on one rung."""
     message = rung.render({"prompt": task.example.prompt})
-    return Proposal(rung, message, rung.render({"prompt": "x"}), "", "", f"thinksafe/{rung.sha256[:16]}")
+    harmless = rung.render({"prompt": "x"})
+    return Proposal(f"thinksafe/{rung.label}", rung, message, harmless, "", "", f"thinksafe/{rung.sha256[:16]}")

@@ -63,12 +63,13 @@ class Request:
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """Ask for log p(response | prompt) at temperature 1."""
+    """Ask for log p(response | prompt) of the model's distribution at ``temperature``, nothing truncated."""
 
     request_id: str
     model: str
     prompt_token_ids: tuple[int, ...]
     response_token_ids: tuple[int, ...]
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Score:
-    """Sum of log p over the response tokens (nats, temperature 1) and how many tokens those were."""
+    """Sum of log p over the response tokens (nats, at the asked temperature) and how many tokens those were."""
 
     request_id: str
     logprob: float

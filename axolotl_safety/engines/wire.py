@@ -23,7 +23,7 @@ def request_message(number: int, request: Request | ScoreRequest) -> dict[str, A
         "prompt": request.prompt_token_ids,
     }
     if isinstance(request, ScoreRequest):
-        message["response"] = request.response_token_ids
+        message |= {"response": request.response_token_ids, "temperature": request.temperature}
     else:
         sampling = request.sampling
         message |= {

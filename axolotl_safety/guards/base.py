@@ -1,8 +1,13 @@
-"""What a guard says."""
+"""What a guard is shown and what it says."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from re import Pattern
+from typing import Any
+
+Render = Callable[[str, str], str]  # prompt and response, both neutralised -> the guard's whole input text
 
 
 @dataclass(frozen=True)
@@ -12,11 +17,85 @@ class Verdict:
     Attributes:
         safe: True only for an unambiguous, complete verdict that says so.
         refusal: whether the response refuses; None where the guard does not say, or says it unclearly.
-        reason: empty when safe, else ``unsafe``, ``controversial`` or ``unparsable``.
+        reason: empty when safe. From the text: ``unsafe``, ``controversial``, ``unparsable``. From elsewhere:
+            ``truncated``, ``failed``, ``refused`` (the server would not take it), ``threshold``, ``unscored``.
         categories: harm categories as the guard names them.
+        score: P(unsafe) at the verdict's position, None where no threshold asks for it.
     """
 
     safe: bool
     refusal: bool | None = None
     reason: str = ""
     categories: tuple[str, ...] = ()
+    score: float | None = None
+
+    @property
+    def word(self) -> str:
+        """The verdict for a row's provenance: ``safe``, ``safe p=0.03``, ``unsafe``..."""
+        said = "safe" if self.safe else self.reason
+        return said if self.score is None else f"{said} p={self.score:.2g}"
+
+
+UNPARSABLE = Verdict(False, None, "unparsable")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A response put before the guards."""
+
+    prompt: str
+    thinking: str
+    answer: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to talk to the guard models of one family.
+
+    Attributes:
+        name: as in ``guard.family``.
+        parse: reads the text that the guard wrote.
+        template: chooses the prompt for a tokenizer, so that versions of a family can differ.
+        roles: role names that open a turn in the prompt (``USER``), broken in judged text.
+        fields: names of verdict fields (``Safety``), likewise.
+        lines: words that are a verdict or a rule when they stand alone on a line, likewise.
+        marks: further strings with a meaning in the prompt, wherever they stand, likewise.
+        word: finds, as its group, the word that decides in a safe verdict.
+        words: every word that could stand there; the first is the safe one.
+        middle: those of ``words`` that ``allow_controversial`` counts as safe.
+        max_positions: longest input the family's own documents use, in tokens; None where the model's window counts.
+        foreign: whether other families' control tokens are broken as well.
+    """
+
+    name: str
+    parse: Callable[[str], Verdict]
+    template: Callable[[Any], Render]
+    word: Pattern[str]
+    words: tuple[str, ...]
+    roles: tuple[str, ...] = ("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT")
+    fields: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    middle: tuple[str, ...] = ()
+    max_positions: int | None = None
+    foreign: bool = True
+
+
+@dataclass(frozen=True)
+class Question:
+    """Ask a judge behind an HTTP endpoint for one verdict, in text."""
+
+    request_id: str
+    model: str
+    system: str
+    user: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What such a judge wrote; ``finish_reason`` is the server's, ``stop`` when it ended by itself."""
+
+    request_id: str
+    text: str
+    finish_reason: str

@@ -7,8 +7,9 @@ The prompt is built here rather than by the guard's chat template, because Qwen-
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from .base import Verdict
+from .base import UNPARSABLE, Family, Render, Verdict
 
 CATEGORIES = (
     "Violent",
@@ -71,7 +72,7 @@ def parse(text: str) -> Verdict:
     body = text.replace("\r\n", "\n").strip()
     match = _VERDICT.fullmatch(body)
     if not match:
-        return Verdict(False, None, "unparsable")
+        return UNPARSABLE
     listed = match["categories"].split(",")
     categories = tuple(name.strip() for name in listed if name.strip() and name.strip().lower() != "none")
     refusal = match["refusal"] == "Yes" if match["refusal"] else None
@@ -80,3 +81,20 @@ def parse(text: str) -> Verdict:
     if categories:  # "Safe" beside a named harm category contradicts itself
         return Verdict(False, refusal, "unparsable", categories)
     return Verdict(True, refusal)
+
+
+def template(tokenizer: Any) -> Render:
+    """The one prompt of this family."""
+    return render
+
+
+FAMILY = Family(
+    name="qwen3guard",
+    parse=parse,
+    template=template,
+    word=re.compile(r"Safety:[ \t]*(Safe|Controversial)\b"),
+    words=("Safe", "Unsafe", "Controversial"),
+    middle=("Controversial",),
+    fields=("Safety", "Categories", "Refusal"),
+    foreign=False,  # they are plain text to its tokenizer, and breaking them would change ids that users hold
+)

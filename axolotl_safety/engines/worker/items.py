@@ -24,13 +24,14 @@ class GenerateItem:
 
 @dataclass(frozen=True)
 class ScoreItem:
-    """One response to score under a prompt."""
+    """One response to score under a prompt, at ``temperature``."""
 
     number: int
     request_id: str
     model: str
     prompt: list[int]
     response: list[int]
+    temperature: float = 1.0
 
 
 Item = GenerateItem | ScoreItem
@@ -40,7 +41,7 @@ def item_of(message: dict[str, Any]) -> Item:
     """The item that a ``generate`` or ``score`` message asks for."""
     common = (message["id"], message["request_id"], message["model"], message["prompt"])
     if message["type"] == "score":
-        return ScoreItem(*common, response=message["response"])
+        return ScoreItem(*common, response=message["response"], temperature=message["temperature"])
     return GenerateItem(
         *common,
         temperature=message["temperature"],
@@ -66,6 +67,8 @@ def refusal(item: Item, vocabulary: int, max_positions: int | None) -> str | Non
     if isinstance(item, ScoreItem):
         if not item.response:
             return "The response to score is empty."
+        if not item.temperature > 0:
+            return f"The temperature to score at is {item.temperature}; it must be above 0."
         given = item.prompt + item.response
         total = len(given)
     else:

@@ -124,10 +124,12 @@ class Scorer:
         ]
         rows_N, columns_N = torch.tensor(places, device=device).unbind(1)
         targets_N = ids_BT[rows_N, columns_N]
+        temperatures_B1 = torch.tensor([[item.temperature] for item in batch], device=device)
         sums_B = torch.zeros(len(batch), dtype=torch.float64, device=device)
         for start in range(0, len(places), _HEAD_POSITIONS):
             chunk = slice(start, start + _HEAD_POSITIONS)
             logits_CV = self._head(decoded, hidden_BTD[rows_N[chunk], columns_N[chunk] - 1])
+            logits_CV = logits_CV.float().div_(temperatures_B1[rows_N[chunk]])
             sums_B.index_add_(0, rows_N[chunk], _logprobs(logits_CV, targets_N[chunk]))
         return sums_B.tolist()
 
@@ -165,7 +167,8 @@ class Scorer:
         keep = {"logits_to_keep": count + 1} if "logits_to_keep" in self.loaded.accepts else {}
         logits_TV = self.loaded.model(input_ids=ids_1T, use_cache=False, **keep).logits[0, -count - 1 : -1]
         chunks = zip(logits_TV.split(_HEAD_POSITIONS), ids_1T[0, -count:].split(_HEAD_POSITIONS), strict=True)
-        return sum(float(_logprobs(logits_CV, targets_C).sum()) for logits_CV, targets_C in chunks)
+        warmth = item.temperature
+        return sum(float(_logprobs(logits_CV.float().div_(warmth), targets_C).sum()) for logits_CV, targets_C in chunks)
 
 
 def _logprobs(logits_CV: Tensor, targets_C: Tensor) -> Tensor:

@@ -1,0 +1,167 @@
+"""Forward KL and cross-entropy from hidden states, with memory that does not grow with the vocabulary.
+
+All functions give means over tokens in nats at temperature 1, with gradients to the policy's hidden states and, where
+it is trained, to the head (whose V x D gradient is as large as the head and cannot be avoided). Reference inputs get
+no gradient. float64 stays float64; everything lower is accumulated in float32, the logits too. Inside
+``torch.autocast`` nothing changes. Second derivatives are not offered.
+
+Source of the loss: ThinkSafe's KL variant (arXiv 2601.23143).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .kl_chunks import CHUNK_BYTES, ChunkedMean, Head, Reference, Target, Tokens, TopK, accumulator
+
+__all__ = ["CHUNK_BYTES", "forward_ce", "forward_kl", "forward_kl_top_k", "top_k_logprobs"]
+
+
+def forward_kl(
+    student_hidden_ND: Tensor,
+    reference_hidden_ND: Tensor,
+    head_VD: Tensor,
+    reference_head_VD: Tensor | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    *,
+    logit_scale: float = 1.0,
+    soft_cap: float | None = None,
+) -> Tensor:
+    """Mean over tokens of KL(reference || student), ``sum_v p_v (log p_v - log q_v)``.
+
+    Exactly zero when both sides are equal, and never below zero.
+
+    Args:
+        student_hidden_ND: last hidden states of the policy, one row per token.
+        reference_hidden_ND: likewise of the frozen model; it may be of another width than the policy's.
+        head_VD: the policy's output head; a head with a bias is not supported.
+        reference_head_VD: the frozen model's head where it is another one.
+        chunk_bytes: bound on the temporaries; one row of logits per side is the least.
+        logit_scale: factor on the logits of both sides (Cohere; Granite divides, so give the inverse).
+        soft_cap: ``cap * tanh(logits / cap)`` on the scaled logits of both sides (Gemma).
+
+    Returns:
+        A scalar, zero for no tokens.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    head = _head(student_hidden_ND, head_VD, logit_scale, soft_cap)
+    other_VD = head_VD if reference_head_VD is None else reference_head_VD
+    other = _head(reference_hidden_ND, other_VD, logit_scale, soft_cap, "reference_")
+    if len(reference_hidden_ND) != len(student_hidden_ND):
+        raise ValueError(
+            f"student_hidden_ND has {len(student_hidden_ND)} tokens, reference_hidden_ND {len(reference_hidden_ND)}."
+        )
+    if len(other_VD) != len(head_VD):
+        raise ValueError(f"head_VD has {len(head_VD)} vocabulary entries, reference_head_VD {len(other_VD)}.")
+    return _mean(student_hidden_ND, head, Reference(reference_hidden_ND.detach(), other), chunk_bytes)
+
+
+def forward_ce(
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    head_VD: Tensor,
+    chunk_bytes: int = CHUNK_BYTES,
+    *,
+    logit_scale: float = 1.0,
+    soft_cap: float | None = None,
+) -> Tensor:
+    """Mean over tokens of ``-log q(target)``; arguments as for `forward_kl`.
+
+    Args:
+        targets_N: token ids (int64), each within the vocabulary: leave out ignored positions beforehand.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    head = _head(hidden_ND, head_VD, logit_scale, soft_cap)
+    if targets_N.shape != hidden_ND.shape[:1]:
+        raise ValueError(f"targets_N has shape {tuple(targets_N.shape)} for {len(hidden_ND)} tokens.")
+    return _mean(hidden_ND, head, Tokens(targets_N), chunk_bytes)
+
+
+def forward_kl_top_k(
+    student_hidden_ND: Tensor,
+    ids_NK: Tensor,
+    logprobs_NK: Tensor,
+    rest_N: Tensor,
+    head_VD: Tensor,
+    chunk_bytes: int = CHUNK_BYTES,
+    *,
+    logit_scale: float = 1.0,
+    soft_cap: float | None = None,
+) -> Tensor:
+    """KL over the reference's K likeliest tokens and one bucket with the mass of all others.
+
+    Lumping outcomes never raises a KL (the data processing inequality), so this is a lower bound of `forward_kl`, equal
+    to it at K = V. What differs within the bucket is not seen.
+
+    Args:
+        ids_NK: the reference's likeliest tokens, each once per row.
+        logprobs_NK: their log-probabilities.
+        rest_N: log of the mass of all others, -inf for none.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    head = _head(student_hidden_ND, head_VD, logit_scale, soft_cap)
+    tokens = student_hidden_ND.shape[:1]
+    if not ids_NK.shape == logprobs_NK.shape == (*tokens, *ids_NK.shape[1:2]) or rest_N.shape != tokens:
+        raise ValueError(
+            f"ids_NK {tuple(ids_NK.shape)}, logprobs_NK {tuple(logprobs_NK.shape)} and rest_N {tuple(rest_N.shape)} "
+            f"do not fit {tokens[0]} tokens."
+        )
+    return _mean(student_hidden_ND, head, TopK(ids_NK, logprobs_NK.detach(), rest_N.detach()), chunk_bytes)
+
+
+@torch.no_grad()
+def top_k_logprobs(
+    hidden_ND: Tensor,
+    head_VD: Tensor,
+    k: int,
+    chunk_bytes: int = CHUNK_BYTES,
+    *,
+    logit_scale: float = 1.0,
+    soft_cap: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `forward_kl_top_k` wants of a reference.
+
+    Returns:
+        ``ids_NK`` (int32), ``logprobs_NK`` and ``rest_N``, K the smaller of ``k`` and the vocabulary.
+    """
+    head = _head(hidden_ND, head_VD, logit_scale, soft_cap)
+    vocabulary, kind = len(head_VD), accumulator(hidden_ND, head_VD)
+    k = min(k, vocabulary)
+    rows = max(1, chunk_bytes // (3 * vocabulary * kind.itemsize))
+    parts = []
+    for start in range(0, len(hidden_ND), rows):
+        part = hidden_ND[start : start + rows]
+        logits_nV = torch.empty(len(part), vocabulary, dtype=kind, device=part.device)
+        with torch.autocast(part.device.type, enabled=False):
+            head.logits(part, logits_nV, [slice(0, vocabulary)])
+        logprobs_nV = logits_nV.log_softmax(1)
+        logprobs_nK, ids_nK = logprobs_nV.topk(k, dim=1)
+        rest_n = logprobs_nV.scatter_(1, ids_nK, -torch.inf).logsumexp(1)
+        parts.append((ids_nK.int(), logprobs_nK, rest_n))
+    if not parts:
+        empty = hidden_ND.new_empty(0, dtype=kind)
+        return empty.int().expand(k, 0).T, empty.expand(k, 0).T, empty
+    ids, logprobs, rest = (torch.cat(column) for column in zip(*parts, strict=True))
+    return ids, logprobs, rest
+
+
+def _head(hidden_ND: Tensor, head_VD: Tensor, scale: float, soft_cap: float | None, whose: str = "") -> Head:
+    if hidden_ND.dim() != 2 or head_VD.dim() != 2 or hidden_ND.shape[1] != head_VD.shape[1]:
+        raise ValueError(
+            f"{whose}hidden states must be tokens x width and {whose}head_VD vocabulary x width; got "
+            f"{tuple(hidden_ND.shape)} and {tuple(head_VD.shape)}."
+        )
+    if soft_cap is not None and not soft_cap > 0:
+        raise ValueError(f"soft_cap must be above 0, not {soft_cap}; leave it out for none.")
+    return Head(head_VD.detach(), float(scale), soft_cap)
+
+
+def _mean(hidden_ND: Tensor, head: Head, target: Target, chunk_bytes: int) -> Tensor:
+    raise NotImplementedError
