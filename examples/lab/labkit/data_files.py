@@ -68,6 +68,8 @@ def write_data(folder: Path, seed: int) -> tuple[set[object], set[object]]:
     rows += [_safechain(rng, item) for item in _requests(rng, BENIGN, ALIGNMENT_ROWS, requests)]
     rng.shuffle(rows)
     write_jsonl(folder / "safechain.jsonl", rows)
+    benign = [{"prompt": row["instruction"]} for row in rows if row["label"] == "vanilla_benign"]
+    write_jsonl(folder / "benign.jsonl", benign)
     return requests, problems
 
 
