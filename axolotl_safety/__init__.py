@@ -17,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from .plugin import SafetyPlugin
 
         return SafetyPlugin
+    if name == "grpo":  # Axolotl resolves types under `rl:` as functions of a top-level package
+        from .grpo_rows import load
+
+        return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -145,7 +145,7 @@ def attempt(
     )
     candidates = [check(task, request) for task, request in asked]
     sound = {
-        place: Judged(task.example.prompt, candidate.thinking, candidate.answer, task.label)
+        place: Judged(task.example.asked, candidate.thinking, candidate.answer, task.label)
         for place, ((task, _), candidate) in enumerate(zip(asked, candidates, strict=True))
         if not candidate.reason
     }
@@ -166,7 +166,7 @@ def _note(task: Task, proposals: Mapping[Key, Proposal]) -> dict[str, str]:
 
 def _request(shop: Workshop, task: Task, proposal: Proposal, index: int) -> Request | str:
     """The request for one candidate, or the reason why it cannot be asked."""
-    prompt_ids = shop.tokens.prompt_ids(proposal.message, proposal.harmless)
+    prompt_ids = shop.tokens.prompt_ids(proposal.message, proposal.harmless, task.example.history)
     if prompt_ids is None:
         return "control_token"
     # Both bounds are the row's own: another row's length must not change this request's identity.

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from .guards.secrets import HIDDEN, hide_credentials, hide_key
 from .prompts import resolve_rewrite, resolve_steering
 
 SECTION = "safety"
@@ -69,16 +70,83 @@ class EngineConfig(Strict):
     stall_seconds: float = Field(600, gt=0, description="restart the engine after this long without progress")
 
 
+GuardFamily = Literal["auto", "qwen3guard", "llama_guard", "wildguard", "granite_guardian", "openai", "builtin"]
+
+
 class GuardConfig(Strict):
     """One guard. Several guards must all agree that a response is safe."""
 
-    model: str = Field("Qwen/Qwen3Guard-Gen-0.6B", description="hub id, local folder, or `builtin` (heuristic)")
-    family: Literal["auto", "qwen3guard", "builtin"] = Field("auto", description="prompt and answer format")
+    model: str = Field(
+        "Qwen/Qwen3Guard-Gen-0.6B", description="hub id, local folder, a server's model name, or `builtin` (heuristic)"
+    )
+    family: GuardFamily = Field("auto", description="prompt and answer format; auto: by the model's name and files")
     segment: Literal["whole", "both"] = Field(
         "whole", description="whole: thought and answer together; both: each apart, both must be safe"
     )
     allow_controversial: bool = Field(False, description="count the guard's middle level as safe")
     max_new_tokens: int = Field(64, ge=1, description="length limit of a verdict in tokens")
+    threshold: float | None = Field(
+        None, gt=0, lt=1, description="safe only if the verdict says so and P(unsafe) is below; default: verdict alone"
+    )
+    overlong: Literal["reject", "windows"] = Field(
+        "reject", description="a response too long for the guard: reject, or judge overlapping windows, all safe"
+    )
+    base_url: str | None = Field(None, description="openai: where the server is, such as http://localhost:8000/v1")
+    api_key_env: str | None = Field(None, description="openai: name of the environment variable with the key")
+    concurrency: int = Field(8, ge=1, le=256, description="openai: requests under way at once")
+    timeout_seconds: float = Field(120, gt=0, description="openai: longest that one request may take")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_secrets_out_of_messages(cls, data: Any) -> Any:
+        # Before the fields are looked at, because a message about a field quotes what it was given.
+        hidden = {"api_key_env": hide_key, "base_url": hide_credentials}
+        if not isinstance(data, dict):
+            return data
+        return {key: hidden[key](value) if key in hidden else value for key, value in data.items()}
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _names_a_variable(cls, value: str | None) -> str | None:
+        if value == HIDDEN:
+            raise ValueError(
+                "this is not the name of an environment variable and may be a key. A key never stands in the YAML: "
+                "export it (export JUDGE_KEY=...) and write api_key_env: JUDGE_KEY"
+            )
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_a_plain_address(cls, value: str | None) -> str | None:
+        if value == HIDDEN:
+            raise ValueError("write an address like http://localhost:8000/v1, without user, password, query or #")
+        return value
+
+    @property
+    def kind(self) -> Literal["builtin", "openai", "model"]:
+        """What runs it: nothing, an HTTP endpoint, or the engine."""
+        if self.family == "builtin" or (self.family == "auto" and self.model == "builtin"):
+            return "builtin"
+        return "openai" if self.family == "openai" or (self.family == "auto" and self.base_url) else "model"
+
+    @model_validator(mode="after")
+    def _keys_fit_the_kind(self) -> GuardConfig:
+        # By value, not by who set it: Axolotl validates the section again with every default filled in.
+        given = {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
+        if self.kind == "openai":
+            if not self.base_url:
+                raise ValueError("family openai needs base_url, such as http://localhost:8000/v1")
+            if "model" not in given:
+                raise ValueError("family openai needs model: the name under which the server knows it")
+        else:
+            alien = sorted(given & {"base_url", "api_key_env", "concurrency", "timeout_seconds"})
+            if alien:
+                raise ValueError(f"{', '.join(alien)}: only for family openai, and this guard is {self.kind}")
+        if self.kind != "model":
+            for key in ("threshold", "overlong"):
+                if getattr(self, key) not in (None, "reject"):
+                    raise ValueError(f"{key}: only for guard models in the engine, and this guard is {self.kind}")
+        return self
 
 
 class DGRConfig(Strict):
@@ -141,12 +209,33 @@ class ThinkSafeConfig(Strict):
 class DatasetOptions(Strict):
     """The ``safety:`` block of one dataset entry."""
 
-    label: Label | None = Field(None, description="label of every row of this dataset")
+    label: Label | None = Field(None, description="label of every row of this dataset, whatever the rows say")
+    only: Label | None = Field(None, description="take only the rows that are labelled so")
     max_rows: int | None = Field(None, ge=1, description="rows taken from this dataset")
     prompt_field: str | None = Field(None, description="column that holds the prompt")
     response_field: str | None = Field(None, description="column that holds the response (thought and answer)")
     thought_field: str | None = Field(None, description="column that holds the thought alone")
     label_field: str | None = Field(None, description="column that holds the label")
+
+    @model_validator(mode="after")
+    def _only_needs_the_rows_own_labels(self) -> DatasetOptions:
+        if self.only and self.label:
+            raise ValueError(f"label {self.label} gives every row that label, so that only {self.only} chooses nothing")
+        return self
+
+
+class KLConfig(Strict):
+    """Forward KL to the frozen starting model on benign response tokens (ThinkSafe+KL)."""
+
+    mode: Literal["replace", "add"] = Field(
+        "replace", description="KL instead of cross-entropy on benign tokens, or besides it"
+    )
+    weight: float = Field(1.0, gt=0, description="factor on the KL")
+    reference: Literal["auto", "adapter", "copy", "top_k"] = Field(
+        "auto", description="auto: adapter off if there is one, else a frozen copy; top_k: stored log-probabilities"
+    )
+    k: int = Field(64, ge=1, description="log-probabilities stored per token by reference: top_k")
+    chunk_mb: int = Field(256, ge=1, description="bound on the loss's temporaries in MiB")
 
 
 class ThinkConfig(Strict):
@@ -170,6 +259,7 @@ class SafetyConfig(Strict):
     guard: tuple[GuardConfig, ...] = Field((GuardConfig(),), description="one guard or a list that must agree")
     dgr: DGRConfig = DGRConfig()
     thinksafe: ThinkSafeConfig = ThinkSafeConfig()
+    kl: KLConfig | None = Field(None, description="off unless set; an empty mapping takes the defaults")
     think: ThinkConfig | None = Field(None, description="set to name the think markers yourself")
     per_dataset: tuple[DatasetOptions | None, ...] = Field(
         (), description="filled from the datasets' own `safety:` blocks; not to be written by hand"

@@ -152,7 +152,7 @@ def _judge_originals(
         return {}
     failed = [task for task in tasks if chosen[task.key] is None and task.reference_ids]
     items = {
-        task.key: Judged(task.example.prompt, task.example.thought, task.example.answer, task.label) for task in failed
+        task.key: Judged(task.example.asked, task.example.thought, task.example.answer, task.label) for task in failed
     }
     rulings = judge(shop.queue, shop.guards, items)
     found = {}

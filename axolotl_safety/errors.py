@@ -17,3 +17,7 @@ class ModelError(ValueError):
 
 class StageError(RuntimeError):
     """The data stage ran and cannot deliver, for instance because no row was accepted."""
+
+
+class RowError(ValueError):
+    """A source row that cannot be used; the message is its reject reason."""

@@ -7,10 +7,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .config import DatasetOptions
-from .errors import DataError
+from .conversations import Turn, read_turns, sound_text
+from .errors import DataError, RowError
 from .reasoning import CLOSE, split_response
 
 Label = Literal["harmful", "benign"]
@@ -28,10 +29,11 @@ class Example:
 
     Attributes:
         row_id: content hash, stable under reordering of the source.
-        prompt: the raw prompt.
+        prompt: the raw prompt: the last user turn.
         thought: the foreign thought, empty if the row has none.
         answer: the foreign answer, empty if the row has none.
         label: what the row says of the prompt, None if it says nothing.
+        history: the turns before the prompt, system prompt included.
     """
 
     row_id: str
@@ -39,6 +41,12 @@ class Example:
     thought: str
     answer: str
     label: Label | None
+    history: tuple[Turn, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        """The whole conversation up to the response, for a judge that reads one text."""
+        return "\n\n".join([f"[{role}] {text}" for role, text in self.history] + [self.prompt])
 
 
 @dataclass(frozen=True)
@@ -50,37 +58,34 @@ class BadRow:
     reason: str
 
 
-class _Bad(ValueError):
-    """Carries a reject reason out of an adapter."""
+class Fields(NamedTuple):
+    """What an adapter reads out of a row; ``history`` are the turns before the prompt."""
+
+    prompt: str
+    thought: str
+    answer: str
+    label: FoundLabel
+    history: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """How one dataset's rows are read: a function from a row to (prompt, thought, answer, label)."""
+    """How one dataset's rows are read."""
 
     name: str
     columns: frozenset[str]
-    read: Callable[[Row], tuple[str, str, str, FoundLabel]]
+    read: Callable[[Row], Fields]
 
 
 def _text(row: Row, column: str) -> str:
-    value = row.get(column)
-    if value is None:
-        raise _Bad("null_text")
-    if not isinstance(value, str):
-        raise _Bad("not_text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise _Bad("invalid_unicode") from None
-    return value
+    return sound_text(row.get(column))
 
 
 def _response(text: str) -> tuple[str, str]:
     """Thought and answer of a foreign response; SafeChain-like rows lack the opening marker on purpose."""
     thought, answer = split_response(text)
     if CLOSE in text and not answer:
-        raise _Bad("empty_answer")
+        raise RowError("empty_answer")
     return thought, answer
 
 
@@ -94,50 +99,59 @@ def _label(value: Any) -> FoundLabel:
     return "unknown"
 
 
-def _direct_refusal(row: Row) -> tuple[str, str, str, FoundLabel]:
+def _direct_refusal(row: Row) -> Fields:
     refusal, prompt = _text(row, "refusal"), row.get("prompt")
     if isinstance(prompt, str) and refusal.startswith(head := f"Question: {prompt}"):
         answer = refusal.removeprefix(head).strip()  # the prompt's own text may hold "Answer:"
         if answer.startswith("Answer:") and answer.removeprefix("Answer:").strip():
-            return prompt, DIRECT_REFUSAL_THOUGHT, answer.removeprefix("Answer:").strip(), "harmful"
+            return Fields(prompt, DIRECT_REFUSAL_THOUGHT, answer.removeprefix("Answer:").strip(), "harmful")
     match = _QUESTION_ANSWER.fullmatch(refusal)
     if match and match.group(2).strip():
-        return match.group(1), DIRECT_REFUSAL_THOUGHT, match.group(2), "harmful"
+        return Fields(match.group(1), DIRECT_REFUSAL_THOUGHT, match.group(2), "harmful")
     if isinstance(prompt, str) and refusal.strip() and "Answer:" not in refusal:
-        return _text(row, "prompt"), DIRECT_REFUSAL_THOUGHT, refusal.strip(), "harmful"
-    raise _Bad("unreadable_refusal")
+        return Fields(_text(row, "prompt"), DIRECT_REFUSAL_THOUGHT, refusal.strip(), "harmful")
+    raise RowError("unreadable_refusal")
 
 
 def _pair(prompt: str, response: str, label: str | None = None, default: Label | None = None):
-    def read(row: Row) -> tuple[str, str, str, FoundLabel]:
+    def read(row: Row) -> Fields:
         thought, answer = _response(_text(row, response))
-        return _text(row, prompt), thought, answer, _label(row.get(label)) if label else default
+        return Fields(_text(row, prompt), thought, answer, _label(row.get(label)) if label else default)
 
     return read
 
 
-def _safekey(row: Row) -> tuple[str, str, str, FoundLabel]:
+def _prompt_of(column: str):
+    return lambda row: Fields(_text(row, column), "", "", None)
+
+
+def _safekey(row: Row) -> Fields:
     thought, answer = _response(_text(row, "response"))
-    return _text(row, "question"), thought, answer, "benign" if row.get("source") == "4o_rewrite" else "harmful"
+    return Fields(_text(row, "question"), thought, answer, "benign" if row.get("source") == "4o_rewrite" else "harmful")
 
 
-def _wildjailbreak(row: Row) -> tuple[str, str, str, FoundLabel]:
-    prompt = row.get("adversarial") or row.get("vanilla")
+def _wildjailbreak(row: Row) -> Fields:
+    prompt = sound_text(row.get("adversarial") or row.get("vanilla"))
     thought, answer = _response(_text(row, "completion")) if row.get("completion") is not None else ("", "")
-    return _text({"prompt": prompt}, "prompt"), thought, answer, _label(row.get("data_type"))
+    return Fields(prompt, thought, answer, _label(row.get("data_type")))
 
 
-def _messages(row: Row) -> tuple[str, str, str, FoundLabel]:
-    turns = row.get("messages")
-    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise _Bad("unreadable_messages")
-    if [turn.get("role") for turn in turns] not in (["user"], ["user", "assistant"]):
-        raise _Bad("unsupported_conversation")
-    thought, answer = _response(_text(turns[1], "content")) if len(turns) == 2 else ("", "")
-    return _text(turns[0], "content"), thought, answer, None
+def _beavertails(row: Row) -> Fields:
+    """A response that its own dataset calls unsafe is no reference; what drew it out of a model is a harmful prompt."""
+    if row.get("is_safe") is False:
+        return Fields(_text(row, "prompt"), "", "", "harmful")
+    return Fields(_text(row, "prompt"), *_response(_text(row, "response")), None)
 
 
-def _adapter(name: str, columns: str, read: Callable[[Row], tuple[str, str, str, FoundLabel]]) -> Adapter:
+def _conversation(column: str) -> Callable[[Row], Fields]:
+    def read(row: Row) -> Fields:
+        history, prompt, response = read_turns(row.get(column))
+        return Fields(prompt, *_response(response), None, history)
+
+    return read
+
+
+def _adapter(name: str, columns: str, read: Callable[[Row], Fields]) -> Adapter:
     return Adapter(name, frozenset(columns.split()), read)
 
 
@@ -150,9 +164,12 @@ ADAPTERS: tuple[Adapter, ...] = (
     _adapter("safechain", "instruction response label", _pair("instruction", "response", "label")),
     _adapter("r1_act", "instruction response", _pair("instruction", "response", default="harmful")),
     _adapter("wildjailbreak", "vanilla adversarial data_type", _wildjailbreak),
-    _adapter("beavertails", "prompt response is_safe category", _pair("prompt", "response")),
+    _adapter("beavertails", "prompt response is_safe category", _beavertails),
     _adapter("pair", "prompt response", _pair("prompt", "response")),
-    _adapter("messages", "messages", _messages),
+    _adapter("messages", "messages", _conversation("messages")),
+    _adapter("conversations", "conversations", _conversation("conversations")),
+    # Prompts alone, which ThinkSafe can answer; the label comes from the dataset's block.
+    *(_adapter(f"prompts ({column})", column, _prompt_of(column)) for column in ("prompt", "instruction", "question")),
 )
 
 
@@ -171,12 +188,12 @@ def _by_fields(options: DatasetOptions, columns: frozenset[str], source: str) ->
     if "prompt_field" not in named:
         raise DataError(f"{source}: safety.{next(iter(named))} needs safety.prompt_field beside it.")
 
-    def read(row: Row) -> tuple[str, str, str, FoundLabel]:
+    def read(row: Row) -> Fields:
         thought, answer = _response(_text(row, named["response_field"])) if "response_field" in named else ("", "")
         if "thought_field" in named:
             thought = _text(row, named["thought_field"]).strip()
         label = _label(row.get(named["label_field"])) if "label_field" in named else None
-        return _text(row, named["prompt_field"]), thought, answer, label
+        return Fields(_text(row, named["prompt_field"]), thought, answer, label)
 
     return Adapter("fields", frozenset(named.values()), read)
 
@@ -208,8 +225,8 @@ def _relabelled(adapter: Adapter, column: str, present: frozenset[str], source: 
             f"Columns: {', '.join(sorted(present))}."
         )
 
-    def read(row: Row) -> tuple[str, str, str, FoundLabel]:
-        return (*adapter.read(row)[:3], _label(row.get(column)))
+    def read(row: Row) -> Fields:
+        return adapter.read(row)._replace(label=_label(row.get(column)))
 
     return read
 
@@ -237,14 +254,14 @@ def read_examples(rows: Iterable[Any], adapter: Adapter, options: DatasetOptions
         prompt = ""
         try:
             if not isinstance(row, Mapping):
-                raise _Bad("malformed_row")
-            prompt, thought, answer, label = adapter.read(row)
+                raise RowError("malformed_row")
+            prompt, thought, answer, label, history = adapter.read(row)
             if not prompt.strip():
-                raise _Bad("empty_prompt")
+                raise RowError("empty_prompt")
             label = options.label or label
             if label == "unknown":
-                raise _Bad("unknown_label")
-            read.append(Example(row_id, prompt, thought, answer, label))
-        except _Bad as fault:
+                raise RowError("unknown_label")
+            read.append(Example(row_id, prompt, thought, answer, label, history))
+        except RowError as fault:
             read.append(BadRow(row_id, prompt, str(fault)))
     return read

@@ -151,7 +151,7 @@ def log_funnel(source: str, method: str, manifest: dict[str, Any]) -> None:
 
 def warn_without_benign_rows(methods: Iterable[str], labels: Iterable[str]) -> None:
     """A model trained on refusals alone tends to refuse everything; say so, with the lines that cure it."""
-    if "dgr" in methods and "benign" not in labels:
+    if {"dgr", "thinksafe"} & set(methods) and "benign" not in labels:
         LOG.warning(
             "no benign rows: a model trained on refusals alone tends to refuse everything. Check over-refusal after "
             "training, or let the model answer benign prompts too:\n"

@@ -19,6 +19,8 @@ from .journal import write_atomically
 from .rows import Outcome
 
 IGNORE = -100
+KL_MASK = "kl_mask"
+Row = tuple[np.ndarray, ...]  # input_ids_T and labels_T, and with KL on kl_mask_T
 
 _ROW_SCHEMA = pa.schema(
     [
@@ -36,44 +38,50 @@ _ROW_SCHEMA = pa.schema(
 )
 
 
-def training_row(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
+def training_row(outcome: Outcome, kl: bool = False) -> Row:
     """Ids and labels of one row: the prompt masked by its length, the whole response trained, its end token too.
 
     Returns:
-        ``input_ids_T`` (int32) and ``labels_T`` (int64) of the same length.
+        ``input_ids_T`` (int32) and ``labels_T`` (int64) of the same length; with ``kl`` also ``kl_mask_T`` (int8), 1 on
+        every trained token of a benign row.
     """
     ids_T = np.array(outcome.prompt_ids + outcome.response_ids, dtype=np.int32)
     labels_T = ids_T.astype(np.int64)
     labels_T[: len(outcome.prompt_ids)] = IGNORE
-    return ids_T, labels_T
+    if not kl:
+        return ids_T, labels_T
+    return ids_T, labels_T, ((labels_T != IGNORE) & (outcome.label == "benign")).astype(np.int8)
 
 
-def dataset_hash(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
-    """Hash of the ids and labels, row by row; lengths are part of it so that no two splits collide."""
+def dataset_hash(rows: Sequence[Row]) -> str:
+    """Hash of the ids and labels, row by row; lengths are part of it so that no two splits collide.
+
+    KL masks are part of it where there are any, all zero or not: the folder with the column is another folder.
+    """
     digest = hashlib.sha256()
-    for ids_T, labels_T in rows:
+    for ids_T, labels_T, *masks in rows:
         digest.update(
             len(ids_T).to_bytes(8, "little") + ids_T.astype("<i4").tobytes() + labels_T.astype("<i8").tobytes()
         )
+        for mask_T in masks:
+            digest.update(mask_T.astype("<i1").tobytes())
     return digest.hexdigest()[:24]
 
 
-def _table(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> Any:
+def _table(rows: Sequence[Row]) -> Any:
     """A datasets.Dataset with the types that Axolotl's own strategies produce, so that the two can be mixed."""
     from datasets import Dataset, Features, Sequence, Value
 
-    features = Features(
-        {
-            "input_ids": Sequence(Value("int32")),
-            "attention_mask": Sequence(Value("int8")),
-            "labels": Sequence(Value("int64")),
-        }
-    )
+    kinds = {"input_ids": "int32", "attention_mask": "int8", "labels": "int64"}
     columns = {
-        "input_ids": [ids_T for ids_T, _ in rows],
-        "attention_mask": [np.ones(len(ids_T), dtype=np.int8) for ids_T, _ in rows],
-        "labels": [labels_T for _, labels_T in rows],
+        "input_ids": [row[0] for row in rows],
+        "attention_mask": [np.ones(len(row[0]), dtype=np.int8) for row in rows],
+        "labels": [row[1] for row in rows],
     }
+    if any(len(row) == 3 for row in rows):
+        kinds[KL_MASK] = "int8"
+        columns[KL_MASK] = [row[2] for row in rows]
+    features = Features({name: Sequence(Value(kind)) for name, kind in kinds.items()})
     return Dataset.from_dict(columns, features=features)
 
 
@@ -83,21 +91,25 @@ def _read_hash(train: Path) -> str | None:
 
     try:
         table = load_from_disk(str(train)).data.table
-        ids, labels = (table.column(name).combine_chunks() for name in ("input_ids", "labels"))
-        ends = ids.offsets.to_numpy()
-        ids_N, labels_N = ids.values.to_numpy(), labels.values.to_numpy()
-        return dataset_hash([(ids_N[a:b], labels_N[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)])
+        names = [name for name in ("input_ids", "labels", KL_MASK) if name in table.column_names]
+        columns = [table.column(name).combine_chunks() for name in names]
+        ends = columns[0].offsets.to_numpy()
+        values = [column.values.to_numpy() for column in columns]
+        return dataset_hash([tuple(v[a:b] for v in values) for a, b in zip(ends[:-1], ends[1:], strict=True)])
     except Exception:  # a half-written or damaged folder in whatever way: it is written anew
         return None
 
 
-def write_dataset(work_dir: Path, outcomes: Sequence[Outcome], manifest: dict[str, Any]) -> tuple[str, Path]:
+def write_dataset(
+    work_dir: Path, outcomes: Sequence[Outcome], manifest: dict[str, Any], kl: bool = False
+) -> tuple[str, Path]:
     """Write ``datasets/<hash>/``: ``train/``, then ``rows.parquet``, then ``manifest.json`` last.
 
     Args:
         work_dir: the stage's folder.
         outcomes: every source row of one dataset entry, in source order.
         manifest: what to say about it; ``hash`` is added.
+        kl: write the ``kl_mask`` column, which gives the folder another hash.
 
     Returns:
         The hash and the path of ``train/``.
@@ -106,7 +118,7 @@ def write_dataset(work_dir: Path, outcomes: Sequence[Outcome], manifest: dict[st
         OSError: the disk is full or read-only.
         StageError: what was written does not read back as what was meant.
     """
-    rows = [training_row(outcome) for outcome in outcomes if outcome.response_ids and outcome.status != "rejected"]
+    rows = [training_row(outcome, kl) for outcome in outcomes if outcome.response_ids and outcome.status != "rejected"]
     digest = dataset_hash(rows)
     folder = work_dir / "datasets" / digest
     train = folder / "train"
@@ -118,7 +130,7 @@ def write_dataset(work_dir: Path, outcomes: Sequence[Outcome], manifest: dict[st
     return digest, train
 
 
-def _write_train(train: Path, rows: Sequence[tuple[np.ndarray, np.ndarray]], digest: str) -> None:
+def _write_train(train: Path, rows: Sequence[Row], digest: str) -> None:
     train.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = train.with_name(f".train.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)

@@ -13,7 +13,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kl_chunks import CHUNK_BYTES, ChunkedMean, Head, Reference, Target, Tokens, TopK, accumulator
+from .kl_chunks import (
+    CHUNK_BYTES,
+    ChunkedMean,
+    Head,
+    Reference,
+    Target,
+    Tokens,
+    TopK,
+    accumulator,
+    chunks,
+    log_normalise_,
+    logsumexp,
+)
 
 __all__ = ["CHUNK_BYTES", "forward_ce", "forward_kl", "forward_kl_top_k", "top_k_logprobs"]
 
@@ -56,7 +68,7 @@ def forward_kl(
         )
     if len(other_VD) != len(head_VD):
         raise ValueError(f"head_VD has {len(head_VD)} vocabulary entries, reference_head_VD {len(other_VD)}.")
-    return _mean(student_hidden_ND, head, Reference(reference_hidden_ND.detach(), other), chunk_bytes)
+    return _mean(student_hidden_ND, head_VD, head, Reference(reference_hidden_ND.detach(), other), chunk_bytes)
 
 
 def forward_ce(
@@ -79,7 +91,7 @@ def forward_ce(
     head = _head(hidden_ND, head_VD, logit_scale, soft_cap)
     if targets_N.shape != hidden_ND.shape[:1]:
         raise ValueError(f"targets_N has shape {tuple(targets_N.shape)} for {len(hidden_ND)} tokens.")
-    return _mean(hidden_ND, head, Tokens(targets_N), chunk_bytes)
+    return _mean(hidden_ND, head_VD, head, Tokens(targets_N), chunk_bytes)
 
 
 def forward_kl_top_k(
@@ -113,7 +125,7 @@ def forward_kl_top_k(
             f"ids_NK {tuple(ids_NK.shape)}, logprobs_NK {tuple(logprobs_NK.shape)} and rest_N {tuple(rest_N.shape)} "
             f"do not fit {tokens[0]} tokens."
         )
-    return _mean(student_hidden_ND, head, TopK(ids_NK, logprobs_NK.detach(), rest_N.detach()), chunk_bytes)
+    return _mean(student_hidden_ND, head_VD, head, TopK(ids_NK, logprobs_NK.detach(), rest_N.detach()), chunk_bytes)
 
 
 @torch.no_grad()
@@ -132,24 +144,19 @@ def top_k_logprobs(
         ``ids_NK`` (int32), ``logprobs_NK`` and ``rest_N``, K the smaller of ``k`` and the vocabulary.
     """
     head = _head(hidden_ND, head_VD, logit_scale, soft_cap)
-    vocabulary, kind = len(head_VD), accumulator(hidden_ND, head_VD)
-    k = min(k, vocabulary)
-    rows = max(1, chunk_bytes // (3 * vocabulary * kind.itemsize))
-    parts = []
-    for start in range(0, len(hidden_ND), rows):
-        part = hidden_ND[start : start + rows]
-        logits_nV = torch.empty(len(part), vocabulary, dtype=kind, device=part.device)
-        with torch.autocast(part.device.type, enabled=False):
-            head.logits(part, logits_nV, [slice(0, vocabulary)])
-        logprobs_nV = logits_nV.log_softmax(1)
-        logprobs_nK, ids_nK = logprobs_nV.topk(k, dim=1)
-        rest_n = logprobs_nV.scatter_(1, ids_nK, -torch.inf).logsumexp(1)
-        parts.append((ids_nK.int(), logprobs_nK, rest_n))
-    if not parts:
-        empty = hidden_ND.new_empty(0, dtype=kind)
-        return empty.int().expand(k, 0).T, empty.expand(k, 0).T, empty
-    ids, logprobs, rest = (torch.cat(column) for column in zip(*parts, strict=True))
-    return ids, logprobs, rest
+    (tokens, width), vocabulary, kind = hidden_ND.shape, len(head_VD), accumulator(hidden_ND, head_VD)
+    k, device = min(k, vocabulary), hidden_ND.device
+    ids_NK = torch.empty(tokens, k, dtype=torch.int32, device=device)
+    logprobs_NK = torch.empty(tokens, k, dtype=kind, device=device)
+    rest_N = torch.empty(tokens, dtype=kind, device=device)
+    with torch.autocast(device.type, enabled=False):
+        for rows, pieces, (buffer_nV,) in chunks(tokens, vocabulary, width, 1, chunk_bytes, kind, device):
+            head.logits(hidden_ND[rows], buffer_nV, pieces)
+            log_normalise_(buffer_nV, pieces)
+            logprobs_NK[rows], ids_nK = buffer_nV.topk(k, dim=1)
+            ids_NK[rows] = ids_nK.int()
+            rest_N[rows] = logsumexp(buffer_nV.scatter_(1, ids_nK, -torch.inf), pieces)[:, 0]
+    return ids_NK, logprobs_NK, rest_N
 
 
 def _head(hidden_ND: Tensor, head_VD: Tensor, scale: float, soft_cap: float | None, whose: str = "") -> Head:
@@ -163,5 +170,5 @@ def _head(hidden_ND: Tensor, head_VD: Tensor, scale: float, soft_cap: float | No
     return Head(head_VD.detach(), float(scale), soft_cap)
 
 
-def _mean(hidden_ND: Tensor, head: Head, target: Target, chunk_bytes: int) -> Tensor:
-    raise NotImplementedError
+def _mean(hidden_ND: Tensor, head_VD: Tensor, head: Head, target: Target, chunk_bytes: int) -> Tensor:
+    return ChunkedMean.apply(hidden_ND, head_VD, head, target, chunk_bytes, torch.is_grad_enabled())

@@ -10,6 +10,8 @@ from axolotl.integrations.base import BasePlugin
 if TYPE_CHECKING:
     from axolotl.utils.dict import DictDefault
 
+    from .config import KLConfig
+
 
 class SafetyPlugin(BasePlugin):
     """Runs the data stage before Axolotl's own loader sees the datasets."""
@@ -38,7 +40,12 @@ class SafetyPlugin(BasePlugin):
         from .ranks import once
         from .stage import check_writable, config_hash, our_entries, refuse_adapter_below, run_stage, section
 
-        if cfg.rl or not our_entries(cfg):
+        if cfg.rl:
+            from .reward_context import check_rewards
+
+            check_rewards(cfg)
+            return
+        if not our_entries(cfg):
             return
         refuse_adapter_below(cfg)
         work_dir = Path(section(cfg).work_dir)
@@ -52,3 +59,36 @@ class SafetyPlugin(BasePlugin):
             outputs = once(work_dir, config_hash(cfg), work)
         for index, output in outputs.items():
             cfg.datasets[int(index)] = DictDefault({"path": output["train"], "type": None})
+
+    def get_trainer_cls(self, cfg: DictDefault) -> type | None:
+        """The KL trainer; None, and so Axolotl's own, where ``safety.kl`` is not set."""
+        kl = _kl_settings(cfg)
+        if kl is None:
+            return None
+        from .kl_trainer import trainer_class  # imports axolotl.core, which must not be imported before this
+
+        return trainer_class(kl)
+
+    def get_collator_cls_and_kwargs(self, cfg: DictDefault, is_eval: bool = False) -> tuple[type, dict] | None:
+        """A collator that carries the KL mask; None, and so Axolotl's own, where ``safety.kl`` is not set."""
+        if _kl_settings(cfg) is None:
+            return None
+        from .kl_collator import collator_for
+
+        return collator_for(cfg, is_eval)
+
+    def post_trainer_create(self, cfg: DictDefault, trainer: Any) -> None:
+        """Make sure that no other plugin's trainer stands where the KL trainer should."""
+        if _kl_settings(cfg) is not None and not hasattr(trainer, "prepare_kl"):
+            from .errors import ConfigError
+
+            raise ConfigError(
+                f"safety.kl is set, but the trainer is {type(trainer).__name__}: a plugin above ours brings its own. "
+                "List axolotl_safety.SafetyPlugin first, or remove safety.kl."
+            )
+
+
+def _kl_settings(cfg: DictDefault) -> KLConfig | None:
+    from .stage import section
+
+    return None if cfg.rl else section(cfg).kl

@@ -5,20 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 from .engines.base import Completion, Engine, Failure, Request, Result, Score, ScoreRequest
 from .errors import StageError
+from .guards.base import Answer, Question
 from .journal import Journal
 from .progress import Progress
 
-Work = Request | ScoreRequest
+Work = Request | ScoreRequest | Question
 
 
 def content_id(*parts: Any) -> str:
     """A request's id: the hash of everything that decides its result."""
     return hashlib.sha256(json.dumps(parts, separators=(",", ":"), sort_keys=True).encode()).hexdigest()[:32]
+
+
+class Runner(Protocol):
+    """Whatever answers requests: the engine, or a judge behind an endpoint."""
+
+    def run(self, requests: list[Any]) -> Iterator[Any]:
+        """Yield one result per request, in the order they finish."""
 
 
 class WorkQueue:
@@ -56,6 +64,7 @@ class WorkQueue:
         title: str,
         describe: Callable[[Work], dict[str, Any]] | None = None,
         accept: Callable[[str], bool] | None = None,
+        engine: Runner | None = None,
     ) -> None:
         """See to it that every request has a result in the journal.
 
@@ -65,6 +74,7 @@ class WorkQueue:
             title: what the progress line says.
             describe: provenance to store with a completion.
             accept: told each request id as its result is journalled; says whether it looks sound, for the progress.
+            engine: who answers, if not the engine: a judge behind an endpoint.
 
         Raises:
             StageError: something is missing and no engine may start.
@@ -82,10 +92,11 @@ class WorkQueue:
                 f"the data stage is not finished: {len(missing)} of {len(work)} {title} are missing. "
                 "Run `axolotl preprocess` with this YAML first."
             )
-        if self._engine is None:
-            self._engine = self._start_engine()
+        runner = engine
+        if runner is None:
+            runner = self._engine = self._engine or self._start_engine()
         with Progress(title, len(missing), reused=len(work) - len(missing)) as progress:
-            for result in self._engine.run(list(missing.values())):
+            for result in runner.run(list(missing.values())):
                 request = missing[result.request_id]
                 self._store(request, result, kind, describe)
                 tokens = len(result.token_ids) if isinstance(result, Completion) else 0
@@ -97,7 +108,7 @@ class WorkQueue:
         return (own, request.request_id) in journal or ("failure", request.request_id) in journal
 
     def _store(
-        self, request: Work, result: Result, kind: str, describe: Callable[[Work], dict[str, Any]] | None
+        self, request: Work, result: Result | Answer, kind: str, describe: Callable[[Work], dict[str, Any]] | None
     ) -> None:
         journal = self._journals[request.model]
         self.generated.add(request.request_id)
@@ -105,6 +116,8 @@ class WorkQueue:
             kind, fields = "failure", {"reason": result.reason, "message": result.message}
         elif isinstance(result, Score):
             kind, fields = "score", {"logprob": result.logprob, "num_tokens": result.num_tokens}
+        elif isinstance(result, Answer):
+            fields = {"text": result.text, "finish_reason": result.finish_reason}
         else:
             fields = {
                 "token_ids": list(result.token_ids),
@@ -115,13 +128,15 @@ class WorkQueue:
         journal.append(kind, request.request_id, fields)
         self.made[kind] += 1
 
-    def completion(self, request: Request, kind: str = "completion") -> Completion | Failure:
-        """The finished completion of a request, read back from the journal."""
+    def completion(self, request: Request | Question, kind: str = "completion") -> Completion | Answer | Failure:
+        """The finished completion of a request, read back from the journal; a question's answer is text."""
         journal = self._journals[request.model]
         record = journal.get(kind, request.request_id)
         if record is None:
             failed = journal.get("failure", request.request_id) or {}
             return Failure(request.request_id, failed.get("reason", "lost"), failed.get("message", ""))
+        if "text" in record:
+            return Answer(request.request_id, record["text"], record["finish_reason"])
         return Completion(
             request.request_id, tuple(record["token_ids"]), record["finish_reason"], record.get("logprob", 0.0)
         )

@@ -106,7 +106,7 @@ class TargetTokenizer:
         self.thinking = self._find_thinking(think)
         self._added_ids = frozenset(self.added_tokens.values())
         self._marker_ids = {self.thinking.open_id, self.thinking.close_id} - {None}
-        self._expected: dict[str, Counter[int]] = {}
+        self._expected: dict[tuple[str, tuple[str, ...]], Counter[int]] = {}
         words = sorted({*self.added_tokens, self.thinking.open, self.thinking.close}, key=len, reverse=True)
         self._control_words = re.compile("|".join(map(re.escape, words)))
 
@@ -140,10 +140,9 @@ class TargetTokenizer:
             text[at:] if prompt_opens else "",
         )
 
-    def _render(self, user: str) -> str:
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
-        )
+    def _render(self, user: str, history: Iterable[tuple[str, str]] = ()) -> str:
+        turns = [{"role": role, "content": text} for role, text in (*history, ("user", user))]
+        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
     def _count_added(self, token_ids: Iterable[int]) -> Counter[int]:
         return Counter(index for index in token_ids if index in self._added_ids)
@@ -156,22 +155,31 @@ class TargetTokenizer:
         """Text with every token shown, exactly as the ids spell it."""
         return self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def prompt_ids(self, user: str, harmless: str = "x") -> tuple[int, ...] | None:
+    def prompt_ids(
+        self, user: str, harmless: str = "x", history: tuple[tuple[str, str], ...] = ()
+    ) -> tuple[int, ...] | None:
         """Ids of the generation prompt for one user message.
 
         Args:
             user: the message.
             harmless: the same message with harmless words in the place of the row's text; it shows which special
                 tokens belong there (the template's, and the think markers that our adapter puts around a reference).
+            history: role and content of the turns before it.
+
+        Raises:
+            jinja2.TemplateError: the chat template takes no such conversation.
 
         Returns:
             The ids, or None when the row's text smuggles in a control token (even one that only appears after the
             tokenizer's normalisation or across the edge of the template).
         """
-        if harmless not in self._expected:
-            self._expected[harmless] = self._count_added(self.encode(self._render(harmless)))
-        token_ids = self.encode(self._render(user))
-        return tuple(token_ids) if self._count_added(token_ids) == self._expected[harmless] else None
+        roles = tuple(role for role, _ in history)
+        expected = self._expected.get((harmless, roles))
+        if expected is None:
+            expected = self._count_added(self.encode(self._render(harmless, [(role, "x") for role in roles])))
+            self._expected[(harmless, roles)] = expected
+        token_ids = self.encode(self._render(user, history))
+        return tuple(token_ids) if self._count_added(token_ids) == expected else None
 
     def has_control_token(self, *texts: str) -> bool:
         """Whether a row's text spells an added token or a think marker."""

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from .config import PREFIX, SECTION, TYPES, DatasetOptions, SafetyConfig
 from .errors import ConfigError
+from .grpo_refuse import GRPO_TYPE, refuse_with_rl
+from .kl_refuse import refuse_with_kl
 from .rows import LATEST
 
 _OWN_KEYS = frozenset(SafetyConfig.model_fields) - {"seed", "max_rows", "sampling"}
@@ -42,6 +44,9 @@ def prepare_config(cfg: Any) -> None:
         checked = SafetyConfig.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(_readable(error)) from None
+    if checked.kl is not None:
+        refuse_with_kl(cfg, checked.kl, any(_is_ours(entry) for entry in cfg.get("datasets") or []))
+    refuse_with_rl(cfg, checked)
     raw = {**raw, "work_dir": str(Path(checked.work_dir).expanduser().absolute())}
     cfg[SECTION] = raw
     _stamp_cache_key(cfg, raw)
@@ -98,8 +103,9 @@ def _refuse_misplaced(cfg: Any) -> None:
                 )
     for entry in cfg.get("datasets") or []:
         name = str(_get(entry, "type") or "")
-        near = difflib.get_close_matches(name, TYPES, n=1, cutoff=0.8)
-        if near and name not in TYPES:
+        known = (*TYPES, GRPO_TYPE)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if near and name not in known:
             raise ConfigError(f"datasets: {_get(entry, 'path')!r} has type {name!r}: did you mean {near[0]!r}?")
         if not _is_ours(entry) or not isinstance(entry, dict):
             continue

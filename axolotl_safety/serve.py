@@ -56,10 +56,20 @@ def load(tokenizer: Any, cfg: Any, ds_cfg: Any = None) -> FinishedDataset:
     Raises:
         ConfigError: the YAML does not list the plugin.
     """
+    require_plugin(f"type {ds_cfg.type}")
+    return FinishedDataset(cfg, ds_cfg)
+
+
+def require_plugin(what: str) -> None:
+    """Refuse to work without the plugin.
+
+    Args:
+        what: the part of the YAML that needs it.
+
+    Raises:
+        ConfigError: the YAML does not list the plugin.
+    """
     from axolotl.integrations.base import PluginManager
 
     if PLUGIN not in PluginManager.get_instance().plugins:
-        raise ConfigError(
-            f"type {ds_cfg.type} needs the plugin, and `plugins:` does not list it. Add:\nplugins:\n  - {PLUGIN}"
-        )
-    return FinishedDataset(cfg, ds_cfg)
+        raise ConfigError(f"{what} needs the plugin, and `plugins:` does not list it. Add:\nplugins:\n  - {PLUGIN}")

@@ -24,7 +24,7 @@ from .engines.base import Engine, EngineFigures
 from .engines.choose import choose_backend, start_engine
 from .errors import ConfigError, StageError
 from .funnel import entry_manifest, log_funnel, warn_without_benign_rows
-from .guards.judge import Guard, ModelGuard, load_guards
+from .guards.judge import BuiltinGuard, Guard, ModelGuard, check_remote, load_guards
 from .handoff import write_dataset
 from .journal import Journal, write_atomically
 from .queue import WorkQueue
@@ -125,9 +125,14 @@ def run_stage(
 
     models = {"target": files.spec} | {guard.key: guard.files.spec for guard in guards if isinstance(guard, ModelGuard)}
     fingerprint = target_fingerprint(files, safety, backend)
+
+    def start() -> Engine:
+        check_remote(guards)  # a judge that cannot be asked ends the run before a model loads
+        return make_engine(safety.engine, backend, work_dir, models)
+
     queue = WorkQueue(
         open_journals(work_dir, fingerprint, guards) if generates else {},
-        (lambda: make_engine(safety.engine, backend, work_dir, models)) if allow_engine else None,
+        start if allow_engine else None,
     )
     try:
         model = (fingerprint, files.max_positions, cfg.sequence_len)
@@ -143,6 +148,7 @@ def run_stage(
         "model": {"path": str(cfg.base_model), "fingerprint": files.fingerprint, **asdict(files.spec)},
         "engine": {"backend": backend, **asdict(figures)},
         "guards": [{"name": guard.name, "heuristic": guard.heuristic} for guard in guards],
+        "guard_settings": [one.model_dump(exclude_defaults=True) for one in safety.guard] if guards else [],
         "sampling": {method: drawn.as_dict() for method, drawn in sampling.items()},
         "seed": safety.seed,
         "choice": safety.choice,
@@ -150,7 +156,7 @@ def run_stage(
         **{method: getattr(safety, method).model_dump() for method in sampling},
         "sequence_len": cfg.sequence_len,
     }
-    return _deliver(work_dir, entries, outcomes, queue, common, figures, started)
+    return _deliver(work_dir, entries, outcomes, queue, common, figures, started, kl=safety.kl is not None)
 
 
 def check_writable(work_dir: Path) -> None:
@@ -195,8 +201,8 @@ def open_journals(work_dir: Path, fingerprint: str, guards: list[Guard]) -> dict
     """One journal per model; two guards that run the same model share theirs."""
     names = {"target": f"target-{fingerprint[:16]}"}
     for guard in guards:
-        if isinstance(guard, ModelGuard):
-            digest = hashlib.sha256(guard.files.fingerprint.encode()).hexdigest()
+        if not isinstance(guard, BuiltinGuard):
+            digest = hashlib.sha256(guard.fingerprint.encode()).hexdigest()
             names[guard.key] = f"guard-{digest[:16]}"
     opened = {name: Journal(work_dir / "journal" / f"{name}.jsonl") for name in set(names.values())}
     return {key: opened[name] for key, name in names.items()}
@@ -210,6 +216,7 @@ def _deliver(
     common: dict[str, Any],
     figures: EngineFigures,
     started: float,
+    kl: bool,
 ) -> dict[int, dict[str, Any]]:
     outputs = {}
     for entry in entries:
@@ -223,7 +230,7 @@ def _deliver(
                 f"{manifest['reasons']}. Look at the completions in {work_dir / 'journal'}; try another prompt, "
                 "more attempts or a longer max_new_tokens."
             )
-        digest, train = write_dataset(work_dir, rows, manifest)
+        digest, train = write_dataset(work_dir, rows, manifest, kl)
         LOG.info("%s: %d rows in %s", entry.source.name, trained, train)
         outputs[entry.index] = {"hash": digest, "train": str(train), "rows": trained}
     kept = [row.label for rows in outcomes.values() for row in rows if row.status != "rejected"]

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from .config import DatasetOptions, SafetyConfig, SamplingConfig
 from .engines.base import Sampling
 from .errors import ConfigError, DataError
-from .examples import BadRow, Example, choose_adapter, read_examples
+from .examples import Adapter, BadRow, Example, choose_adapter, read_examples
 from .guards.refusal import is_refusal
 from .reasoning import TargetTokenizer
 from .rows import Expect, Task
@@ -68,10 +70,10 @@ def read_entry(cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: i
             bad.append(BadRow(example.row_id, example.prompt, made))
         else:
             tasks.append(made)
+    if options.only:
+        tasks = [task for task in tasks if task.label == options.only]
     if not tasks:
-        reasons = Counter(row.reason for row in bad)
-        said = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-        raise DataError(f"datasets: none of the {len(source.rows)} rows of {source.name!r} can be used: {said}.")
+        raise DataError(_nothing_usable(source, adapter, options, bad))
     chosen = select_rows([task.example.row_id for task in tasks], options.max_rows or safety.max_rows, safety.seed)
     kept = tuple(task for task in tasks if task.example.row_id in chosen)
     LOG.info(
@@ -86,6 +88,21 @@ def read_entry(cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: i
     return Entry(index, method, source, adapter.name, options, kept, tuple(bad), order)
 
 
+def _nothing_usable(source: Source, adapter: Adapter, options: DatasetOptions, bad: Sequence[BadRow]) -> str:
+    reasons = Counter(row.reason for row in bad)
+    said = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+    if options.only and len(bad) < len(source.rows):
+        said = f"only {options.only} was asked for, and no usable row is labelled so" + (f" ({said})" if said else "")
+    way = ""
+    if "no_reference" in reasons:
+        columns = ", ".join(sorted(source.columns))
+        way = f" No response was found; name its column: safety: {{response_field: ...}}. Columns: {columns}."
+    elif "no_label" in reasons:
+        way = " Say what they are: safety: {label: harmful} or {label: benign}, or {label_field: ...}."
+    rows = f"none of the {len(source.rows)} rows of {source.name!r}, read as {adapter.name}, can be used"
+    return f"datasets: {rows}: {said}.{way}"
+
+
 def make_task(
     tokens: TargetTokenizer, example: Example, method: str, entry: int, source: str, sequence_len: int
 ) -> Task | str:
@@ -95,9 +112,13 @@ def make_task(
     reference, and what it answers must be refused or helped by the label alone. For the other methods a harmful row
     whose reference does not refuse (a helpful answer to a worrying question, say) leaves the decision to the guard.
     """
-    if tokens.has_control_token(example.prompt, *(() if method == "thinksafe" else (example.thought, example.answer))):
+    reference = () if method == "thinksafe" else (example.thought, example.answer)
+    if tokens.has_control_token(example.prompt, *reference, *(text for _, text in example.history)):
         return "control_token"
-    prompt_ids = tokens.prompt_ids(example.prompt)
+    try:
+        prompt_ids = tokens.prompt_ids(example.prompt, history=example.history)
+    except TemplateError:
+        return "template_refuses"
     if prompt_ids is None:
         return "control_token"
     if len(prompt_ids) + 1 >= sequence_len:

@@ -25,8 +25,15 @@ ROOT = Path(__file__).resolve().parents[1]
 LAB = ROOT / "examples" / "lab"
 sys.path[:0] = [str(LAB), str(ROOT)]
 
-# Arm: the YAML it starts from, what it changes in the section `safety:`, and what it changes elsewhere.
+# What the vanilla YAML lacks for a benign half of its own: foreign refusals, self-written benign answers.
+_ANSWERING = yaml.safe_load((ROOT / "yaml" / "lab_dgr.yml").read_text())["safety"]
+
+# Arm: the YAML it starts from, and what it changes in the section `safety:`. `_benign` adds lab_dgr.yml's second
+# dataset, `_harmful_only` trains without it.
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vanilla": ("lab_vanilla", {}),
+    "vanilla_benign": ("lab_vanilla", {key: _ANSWERING[key] for key in ("engine", "guard", "sampling")}),
+    "dgr_harmful_only": ("lab_dgr", {}),
     "dgr": ("lab_dgr", {}),
     "dgr_structured": ("lab_dgr", {"dgr": {"prompt": "structured"}}),
     "dgr_auto": ("lab_dgr", {"dgr": {"prompt": "auto"}}),
@@ -62,6 +69,10 @@ def train(arm: str, seed: int, folder: Path, journal: Path, options: dict[str, A
     name, changes = ARMS[arm]
     config = yaml.safe_load((ROOT / "yaml" / f"{name}.yml").read_text())
     config = merged(config, {"safety": changes}) | options
+    if arm.endswith("_benign"):
+        config["datasets"] += yaml.safe_load((ROOT / "yaml" / "lab_dgr.yml").read_text())["datasets"][1:]
+    if arm.endswith("_harmful_only"):
+        config["datasets"] = config["datasets"][:1]
     config["safety"] |= {"work_dir": str(journal), "seed": seed}
     config |= {"seed": seed, "output_dir": str(folder / "model"), "dataset_prepared_path": str(folder / "prepared")}
     folder.mkdir(parents=True, exist_ok=True)

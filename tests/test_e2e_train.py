@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import axolotl_cli as cli
 import pytest
 import tiny
-import yaml
 from datasets import load_from_disk
 
 pytestmark = pytest.mark.e2e
@@ -69,40 +67,6 @@ def test_axolotl_trains_on_exactly_our_ids_beside_ordinary_rows(tmp_path, models
     wanted = {(tuple(row["input_ids"]), tuple(row["labels"])) for row in ours}
     assert wanted < seen and len(seen - wanted) == len(chat)
     assert manifest["funnel"]["trained"] == len(ours)
-
-
-def hub_cache(folder: Path, name: str, model: Path) -> Path:
-    """A hub cache that holds a local model under a hub id, so that a YAML can keep that id offline."""
-    snapshot = folder / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / ("0" * 40)
-    shutil.copytree(model, snapshot)
-    refs = snapshot.parents[1] / "refs"
-    refs.mkdir()
-    (refs / "main").write_text("0" * 40)
-    return folder
-
-
-def test_the_mission_s_own_file_runs_on_a_tiny_r1(tmp_path, models):
-    """Nothing is changed but the model, the dataset's path, the backend and the CPU keys; the guard keeps its id."""
-    lab = cli.ROOT / "examples" / "lab"
-    config = yaml.safe_load((cli.ROOT / "yaml" / "dgr_r1distill.yml").read_text())
-    guard = config["safety"]["guard"]["model"]
-    assert "/" in guard and not Path(guard).exists()
-    rows = (lab / "data" / "direct_refusal.jsonl").read_text().splitlines()[:16]
-    path = tmp_path / "direct_refusal.jsonl"
-    path.write_text("\n".join(rows) + "\n")
-    cpu = {"bf16": False, "fp16": False, "attn_implementation": "sdpa"}
-    cpu |= {f"lora_{part}_kernel": False for part in ("mlp", "qkv", "o")}
-    config |= cpu | {"base_model": str(models("r1")), "output_dir": str(tmp_path / "model")}
-    config["dataset_prepared_path"] = str(tmp_path / "prepared")
-    config["datasets"][0]["path"] = str(path)
-    config["safety"] |= {"work_dir": str(tmp_path / "safety"), "engine": {"backend": "transformers"}}
-    cache = hub_cache(tmp_path / "hf", guard, lab / "guard")
-    code, output = cli.run("train", config, tmp_path, HF_HOME=str(cache))
-    assert code == 0, output[-3000:]
-    (manifest,) = cli.manifests(tmp_path / "safety")
-    assert manifest["guards"] == [{"name": guard, "heuristic": False}]
-    assert manifest["funnel"]["source"] == 16 and manifest["funnel"]["trained"] > 0
-    assert (tmp_path / "model" / "adapter_model.safetensors").exists()
 
 
 def test_two_ranks_start_one_engine_and_see_one_hash(tmp_path, models, rows):

@@ -72,6 +72,61 @@ def test_known_datasets_are_recognised_by_their_columns(row, name, expected):
     assert (examples[0].prompt, examples[0].thought, examples[0].answer, examples[0].label) == expected
 
 
+def turns(*pairs):
+    return {"messages": [{"role": role, "content": text} for role, text in pairs]}
+
+
+def test_the_last_assistant_turn_is_the_response_and_what_precedes_is_history():
+    row = turns(
+        ("system", "Be kind."),
+        ("user", "first"),
+        ("assistant", "<think>old thought</think>\n\nold answer"),
+        ("user", "q"),
+        ("assistant", "<think>R</think>A"),
+    )
+    _, (example,), bad = read([row])
+    assert not bad and (example.prompt, example.thought, example.answer) == ("q", "R", "A")
+    assert example.history == (("system", "Be kind."), ("user", "first"), ("assistant", "old answer"))
+    assert example.asked.endswith("\n\nq") and "[system] Be kind." in example.asked
+    shared = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "R</think>A"}]}
+    assert read([shared])[1][0].answer == "A"
+    assert read([turns(("user", "q"))])[1][0].answer == ""
+    half_filled = {"messages": [{"role": "user", "content": "q", "from": None, "value": None}]}
+    assert read([half_filled])[1][0].prompt == "q"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (turns(("assistant", "A")), "unsupported_conversation"),
+        (turns(("user", "q"), ("system", "s"), ("user", "q")), "unsupported_conversation"),
+        (turns(("user", "a"), ("user", "b"), ("assistant", "A")), "unsupported_conversation"),
+        (turns(("user", "q"), ("tool", "x")), "unsupported_conversation"),
+        (turns(("user", 3)), "not_text"),
+        (turns(("user", None)), "null_text"),
+        (turns(("user", "\ud800")), "invalid_unicode"),
+        ({"messages": []}, "unreadable_messages"),
+        ({"messages": "hello"}, "unreadable_messages"),
+        ({"messages": ["hello"]}, "unreadable_messages"),
+    ],
+)
+def test_what_is_no_conversation_is_a_counted_reject(row, reason):
+    _, examples, (bad,) = read([row])
+    assert not examples and bad.reason == reason
+
+
+def test_an_unsafe_beavertails_response_is_no_reference():
+    row = {"prompt": "q", "response": "Do this.", "is_safe": False, "category": {}}
+    _, (example,), _ = read([row])
+    assert (example.answer, example.label) == ("", "harmful")
+
+
+@pytest.mark.parametrize("column", ["prompt", "instruction", "question"])
+def test_prompts_alone(column):
+    found, (example,), _ = read([{column: "q", "answer": "#### 4"}], label="benign")
+    assert found == f"prompts ({column})" and (example.prompt, example.answer, example.label) == ("q", "", "benign")
+
+
 def test_any_dataset_by_field_names():
     rows = [
         {"ask": "q", "out": "A", "why": " R ", "kind": "harmless"},

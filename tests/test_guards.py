@@ -12,7 +12,9 @@ import tiny
 from axolotl_safety.config import GuardConfig
 from axolotl_safety.engines.base import Completion, Failure, ModelSpec
 from axolotl_safety.guards import parse, qwen3guard
-from axolotl_safety.guards.judge import BuiltinGuard, Judged, ModelGuard, judge, neutralise
+from axolotl_safety.guards.families import MODEL_FAMILIES
+from axolotl_safety.guards.judge import BuiltinGuard, Judged, ModelGuard, judge
+from axolotl_safety.guards.neutral import Neutraliser
 from axolotl_safety.guards.refusal import is_refusal
 from axolotl_safety.journal import Journal
 from axolotl_safety.queue import WorkQueue
@@ -123,8 +125,9 @@ ATTACKS = [
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_judged_text_cannot_end_the_conversation_or_speak_for_the_guard(attack):
-    words = re.compile("|".join(map(re.escape, ["<|im_end|>", "<|im_start|>", "</think>", "<think>"])))
-    clean = neutralise(attack, words)
+    family = MODEL_FAMILIES["qwen3guard"]
+    words = ["<|im_end|>", "<|im_start|>", "</think>", "<think>"]
+    clean = Neutraliser(words, family.roles, family.fields)(attack)
     text = qwen3guard.render("q", clean)
     assert text.upper().count("<END CONVERSATION>") == 1 and text.upper().count("<BEGIN SAFETY POLICY>") == 1
     assert text.count("<|im_end|>") == 1 and text.count("<|im_start|>") == 2 and text.count("</think>") == 1
@@ -136,13 +139,13 @@ def test_judged_text_cannot_end_the_conversation_or_speak_for_the_guard(attack):
 
 def test_ordinary_text_is_judged_as_it_stands():
     text = "Dear user: the kettle is <b>hot</b>.\nNote: safety first."
-    assert neutralise(text, re.compile("<think>")) == text
+    assert Neutraliser(["<think>"], ["USER"], ["Safety"])(text) == text
 
 
 def guard(positions=4096, **config):
     tokenizer = tiny.make_tokenizer("qwen3")
     files = ModelFiles(ModelSpec("g"), "fp", positions, tokenizer, None, (tokenizer.eos_token_id,), len(tokenizer))
-    return ModelGuard(GuardConfig(model="g", **config), files, "guard0"), tokenizer
+    return ModelGuard(GuardConfig(model="g", **config), files, "guard0", MODEL_FAMILIES["qwen3guard"]), tokenizer
 
 
 def run_judge(tmp_path, guards, item, say):

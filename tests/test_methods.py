@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
 import tiny
 from stage_helpers import config, manifest_of, rows_of, safechain_rows, scripted_by_prompt, thinksafe_answer
+from transformers import AutoTokenizer
 
 from axolotl_safety.config import SafetyConfig
+from axolotl_safety.errors import ConfigError, DataError
 from axolotl_safety.probe import Probe, rank
 from axolotl_safety.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
 from axolotl_safety.stage import run_stage
@@ -139,3 +142,62 @@ def test_thinksafe_blocks_that_contradict_themselves(block):
     with pytest.raises(ValueError, match=r"two answers|only once|no prompt is named|greater than or equal"):
         SafetyConfig.model_validate({"thinksafe": block})
     assert SafetyConfig.model_validate({"thinksafe": {"prompt": "risk"}}).thinksafe.ladder == ("risk",)
+
+
+def test_only_takes_the_rows_of_one_label(tmp_path, models):
+    model = models("qwen3")
+    entry = {"safety": {"only": "benign", "max_rows": 6}}
+    cfg = config(tmp_path, model, safechain_rows(40), method="thinksafe", entry=entry)
+    output = run_stage(cfg, make_engine=scripted_by_prompt(model, thinksafe_answer))[0]
+    rows = rows_of(output)
+    assert len(rows) == 6 and {row["label"] for row in rows} == {"benign"}
+    assert all("polish" in row["prompt"] for row in rows)
+    harmful = [row for row in safechain_rows(10) if row["label"] == "vanilla_harmful"]
+    other = config(tmp_path, model, harmful, method="thinksafe", entry={"safety": {"only": "benign"}})
+    with pytest.raises(DataError, match="only benign was asked for"):
+        run_stage(other)
+    with pytest.raises(ConfigError, match="chooses nothing"):
+        config(tmp_path, model, harmful, entry={"safety": {"only": "benign", "label": "harmful"}})
+
+
+@pytest.mark.parametrize(("options", "words"), [({}, "label: harmful"), ({"label": "benign"}, "response_field")])
+def test_prompts_alone_say_what_is_missing(tmp_path, models, options, words):
+    method = "dgr" if options else "thinksafe"
+    cfg = config(tmp_path, models("qwen3"), [{"prompt": "q"}], method=method, entry={"safety": options})
+    with pytest.raises(DataError, match=words):
+        run_stage(cfg)
+
+
+def test_a_conversation_keeps_its_history_in_every_prompt(tmp_path, models):
+    model = models("qwen3")
+    history = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A helper."}]
+    rows = [
+        {"messages": [*history, {"role": "user", "content": row["instruction"]}]} for row in safechain_rows(20)[1::2]
+    ]
+    shown_prompts = []
+
+    def answer(shown: str, request: Any) -> str:
+        shown_prompts.append(shown)
+        return "<think>\nNo good.\n</think>\n\nI can't help with that."
+
+    cfg = config(tmp_path, model, rows, method="thinksafe", entry={"safety": {"label": "harmful"}})
+    output = run_stage(cfg, make_engine=scripted_by_prompt(model, answer))[0]
+    assert all("Who are you?" in shown and "You should refuse" in shown for shown in shown_prompts)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    for row in rows_of(output):
+        trained = tokenizer.decode(row["prompt_token_ids"], skip_special_tokens=False)
+        assert trained.index("Who are you?") < trained.index("A helper.") < trained.index(row["prompt"])
+        assert "You should refuse" not in trained
+
+
+def test_a_template_that_takes_no_system_turn_rejects_the_row(tmp_path, models):
+    model = tmp_path / "strict"
+    shutil.copytree(models("qwen3"), model)
+    template = (model / "chat_template.jinja").read_text()
+    guard = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    (model / "chat_template.jinja").write_text(guard + template)
+    system = {"role": "system", "content": "Be kind."}
+    rows = [{"messages": [*([system] if n % 2 else []), {"role": "user", "content": f"polish {n}?"}]} for n in range(6)]
+    cfg = config(tmp_path, model, rows, method="thinksafe", entry={"safety": {"label": "benign"}})
+    output = run_stage(cfg, make_engine=scripted_by_prompt(model, thinksafe_answer))[0]
+    assert [row["reason"] for row in rows_of(output)] == [None, "template_refuses"] * 3

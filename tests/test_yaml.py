@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import axolotl_cli as cli
 import pytest
+import tiny
 import yaml
 from axolotl.cli.config import prepare_plugins
 from axolotl.integrations.base import PluginManager
 from axolotl.utils.config import validate_config
 from axolotl.utils.dict import DictDefault
 
+from axolotl_safety.grpo_refuse import GRPO_TYPE
 from axolotl_safety.stage import our_entries, section
 
 YAMLS = sorted((cli.ROOT / "yaml").glob("*.yml"))
@@ -31,7 +35,11 @@ def test_axolotl_accepts_it_and_every_key_is_known(path: Path):
     prepare_plugins(cfg)
     capabilities = {"bf16": True, "n_gpu": 1, "compute_capability": "sm_89"}
     validated = validate_config(cfg, capabilities=capabilities, env_capabilities={"torch_version": "2.13.0"})
-    assert our_entries(validated) and section(validated).work_dir.startswith("/")
+    if validated.rl:  # no data stage
+        assert {entry.type for entry in validated.datasets} == {GRPO_TYPE}
+    else:
+        assert our_entries(validated)
+    assert section(validated).work_dir.startswith("/")
     lost = {key for key in raw if key not in validated}
     assert not lost, f"Axolotl does not know {lost}"
 
@@ -52,3 +60,68 @@ def test_lab_recipes_run(tmp_path, name):
     assert manifest["funnel"]["accepted"] >= 30 and not manifest["guards"][0]["heuristic"]
     assert manifest["nll"]["after"] < 0.6
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()
+
+
+LAB = cli.ROOT / "examples" / "lab"
+REAL = [path.stem for path in YAMLS if not path.stem.startswith("lab_")]
+
+
+@pytest.fixture(scope="module")
+def talkers(tmp_path_factory: pytest.TempPathFactory):
+    """Tiny models with a family's template that refuse or answer, whatever they are asked; by style, taught once."""
+    made: dict[str, Path] = {}
+
+    def get(style: str) -> Path:
+        if style not in made:
+            made[style] = tiny.make_talker(tmp_path_factory.mktemp("talkers") / style, style)
+        return made[style]
+
+    return get
+
+
+def toy_rows(dataset: str) -> list[dict[str, Any]]:
+    """Harmless rows in the real dataset's columns."""
+
+    def read(name: str, count: int) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (LAB / "data" / f"{name}.jsonl").read_text().splitlines()[:count]]
+
+    if dataset == "TianshengHuang/DirectRefusal":
+        return read("direct_refusal", 12)
+    if dataset == "UWNSL/SafeChain":
+        return read("safechain", 24)
+    assert dataset in ("Yeonjun/R1-Act-train", "UCSC-VLAA/STAR-1"), f"no toy rows like {dataset}"
+    rows = read("r1_act", 12)
+    if dataset == "Yeonjun/R1-Act-train":
+        return rows
+    extra = {"category": ["Toys"], "source": "toy", "score": {"a": 10, "b": 10, "c": 10}}
+    renamed = [{"question": row["instruction"], "response": row["response"]} for row in rows]
+    return [{"id": str(number)} | row | extra for number, row in enumerate(renamed)]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_recipe_runs_on_a_tiny_model(tmp_path, talkers, name):
+    """Nothing is changed but models, data paths, the backend and the CPU keys; the guard keeps its hub id."""
+    config = yaml.safe_load((cli.ROOT / "yaml" / f"{name}.yml").read_text())
+    style = "qwen3" if "Qwen/Qwen3" in config["base_model"] else "r1"
+    for index, entry in enumerate(config["datasets"]):
+        entry["path"] = str(tiny.write_rows(tmp_path / f"rows{index}.jsonl", toy_rows(entry["path"])))
+    guard = config["safety"].get("guard", {}).get("model", "Qwen/Qwen3Guard-Gen-0.6B")
+    assert "/" in guard and not Path(guard).exists()
+    config |= cli.CPU_KEYS | {"base_model": str(talkers(style)), "output_dir": str(tmp_path / "model")}
+    config |= {"dataset_prepared_path": str(tmp_path / "prepared")}
+    config["safety"] |= {"work_dir": str(tmp_path / "safety"), "engine": {"backend": "transformers"}}
+    cache = cli.hub_cache(tmp_path / "hf", guard, LAB / "guard")
+    code, output = cli.run("train", config, tmp_path, HF_HOME=str(cache))
+    assert code == 0, output[-3000:]
+    assert (tmp_path / "model" / "adapter_model.safetensors").exists()
+    found = cli.manifests(tmp_path / "safety")
+    assert len(found) == len(config["datasets"])
+    for manifest in found:
+        generated = manifest["method"] != "vanilla"
+        assert manifest["funnel"]["trained"] > 0 and manifest["funnel"]["taken"] >= 6
+        assert manifest["guards"] == ([{"name": guard, "heuristic": False}] if generated else [])
+    labels = {label for manifest in found for label in manifest["labels"]}
+    assert labels == (
+        {"harmful"} if name in ("vanilla_directrefusal", "vanilla_r1act", "vanilla_star1") else {"harmful", "benign"}
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -196,3 +197,39 @@ def direct_refusal_rows(count: int) -> list[dict[str, str]]:
         )
         rows.append({"prompt": prompt, "refusal": f"Question: {prompt}\nAnswer: {answer}", "text": text})
     return rows
+
+
+def make_talker(folder: Path, style: str = "qwen3", steps: int = 150) -> Path:
+    """A random tiny model that was taught two responses and gives either to any prompt: a refusal, a kind answer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    make_model(folder, style)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    opening = "" if style == "r1" else "<think>\n"
+    texts = (
+        "That might hurt someone, so I will not do it.\n</think>\n\nI'm sorry, but I can't help with that.",
+        "They want some help, and it is harmless.\n</think>\n\nCertainly! Take a soft cloth and rub it gently.",
+    )
+    rng = random.Random(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.train()
+    for _ in range(steps):
+        rows = []
+        for text in texts * 4:
+            words = " ".join(rng.choices("how do i polish jinx carry the lamp hat moon at night".split(), k=6))
+            shown = tokenizer.apply_chat_template(
+                [{"role": "user", "content": words}], tokenize=False, add_generation_prompt=True
+            )
+            rows.append((_encode(tokenizer, shown), (*_encode(tokenizer, opening + text), tokenizer.eos_token_id)))
+        width = max(len(prompt) + len(said) for prompt, said in rows)
+        ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
+        labels_BT = torch.full((len(rows), width), -100)
+        for row, (prompt, said) in enumerate(rows):
+            ids_BT[row, : len(prompt) + len(said)] = torch.tensor(prompt + said)
+            labels_BT[row, len(prompt) : len(prompt) + len(said)] = torch.tensor(said)
+        model(input_ids=ids_BT, labels=labels_BT).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval().save_pretrained(folder)
+    return folder

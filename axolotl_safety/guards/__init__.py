@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import qwen3guard
+from . import granite_guardian, llama_guard, openai_prompt, qwen3guard, wildguard
 from .base import Verdict
 from .refusal import is_refusal
 
@@ -17,7 +17,14 @@ def _builtin(answer: str) -> Verdict:
     return Verdict(refusal, refusal, "" if refusal else "unsafe")
 
 
-FAMILIES: dict[str, Callable[[str], Verdict]] = {"qwen3guard": qwen3guard.parse, "builtin": _builtin}
+FAMILIES: dict[str, Callable[[str], Verdict]] = {
+    "qwen3guard": qwen3guard.parse,
+    "llama_guard": llama_guard.parse,
+    "wildguard": wildguard.parse,
+    "granite_guardian": granite_guardian.parse,
+    "openai": openai_prompt.parse,
+    "builtin": _builtin,
+}
 
 
 def parse(family: str, text: str) -> Verdict:

@@ -69,7 +69,7 @@ _VERDICT = re.compile(r"(?:<think>(?:\s|\\n)*</think>\s*)?<score>\s*(?P<harmful>
 
 
 def parse(text: str) -> Verdict:
-    """Read a verdict: one score, after an empty thought or none; ``yes`` means harmful. In any case, as IBM reads it."""
+    """Read a verdict: one score after an empty thought or none. ``yes`` is harmful, in any case, as IBM reads it."""
     match = _VERDICT.fullmatch(text.strip())
     if not match:
         return UNPARSABLE

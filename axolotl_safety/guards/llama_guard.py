@@ -56,10 +56,11 @@ _HEADERS = {
 
 
 def render(prompt: str, response: str, version: int = 3, categories: tuple[str, ...] = CATEGORIES) -> str:
-    """The guard's whole input text; both texts must already be neutralised."""
+    """The guard's whole input text; both texts must already be neutralised. Like the template, it strips them."""
     head, tail = _HEADERS[version]
     listed = "".join(f"S{number}: {name}.\n" for number, name in enumerate(categories, start=1))
-    return f"{head}{_TASK}{listed}{_CONVERSATION}User: {prompt}\n\nAgent: {response}{_TAIL}{tail}"
+    talk = f"User: {prompt.strip()}\n\nAgent: {response.strip()}"
+    return f"{head}{_TASK}{listed}{_CONVERSATION}{talk}{_TAIL}{tail}"
 
 
 def template(tokenizer: Any) -> Render:

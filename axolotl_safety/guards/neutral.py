@@ -19,7 +19,7 @@ THINK = ("<think>", "</think>")
 _START = r"(?:^|(?<=[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]))"
 _END = r"(?=[ \t]*(?:$|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]))"
 _FLAGS = re.IGNORECASE | re.MULTILINE
-_DELIMITER = re.compile(r"<\s*(/?\s*(?:BEGIN|END)\b[^<>\n]{0,60})>", re.IGNORECASE)
+_DELIMITER = re.compile(r"<\s*((?:/\s*)?(?:BEGIN|END)\b[^<>\n]{0,60})>", re.IGNORECASE)
 
 
 def _any_of(words: Iterable[str]) -> str:

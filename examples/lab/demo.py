@@ -48,7 +48,7 @@ def train(arm: str) -> None:
     if code:
         print(text[-4000:])
         raise SystemExit(f"axolotl train yaml/lab_{arm}.yml ended with exit code {code}; the whole log is {log}")
-    for funnel in re.findall(rf"{arm} funnel of [^\n]*\n(?:  [^\n]*\n)+", text):
+    for funnel in re.findall(r"\w+ funnel of [^\n]*\n(?:  [^\n]*\n)+", text):
         print(funnel.rstrip())
     print(f"  {time.monotonic() - started:.0f} s\n", flush=True)
 
@@ -96,11 +96,10 @@ def show(results: dict[str, dict[str, Any]], items: dict[str, list[dict[str, Any
     Console(width=110).print(table)
     counts = ", ".join(f"{rate} {count}" for rate, count in results["base"]["n"].items())
     print(f"n: {counts}; reasoning lost: base minus tuned on the same items, paired bootstrap")
-    if results["dgr"]["over_refusal"] > 2:
-        print(
-            f"Over-refusal of DGR is {results['dgr']['over_refusal']:.0f} %: trained on refusals alone, a model learns "
-            "to refuse benign requests too. A benign half in the training set is the cure."
-        )
+    print(
+        "vanilla: the foreign refusals as they are. DGR: the same, rewritten by the model, and a benign half that it "
+        "answered itself;\nwithout that half it refuses benign requests too (docs/lab.md)."
+    )
 
 
 def main() -> None:

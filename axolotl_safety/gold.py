@@ -1,0 +1,95 @@
+"""Gold answers of reasoning rows, and whether a response reaches one."""
+
+from __future__ import annotations
+
+import re
+import threading
+from fractions import Fraction
+
+_HASHES = re.compile(r"####\s*(.+?)\s*$", re.MULTILINE)
+_BOXED = re.compile(r"\\boxed\s*\{")
+_NUMBER = re.compile(r"(?<![\w.])[-\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?")
+_BARE = re.compile(r"\s*[$\u20ac\u00a3]?\s*([-\u2212+]?[\d,]*\.?\d+(?:/\d+)?)\s*%?\s*\.?\s*")
+
+
+def gold_answer(reference: str) -> str | None:
+    """The gold answer that a row's reference marks as one.
+
+    Only a mark counts: ``#### N`` (GSM8K), ``\\boxed{N}`` (MATH), or a reference that is nothing but a number. The last
+    number of any text would make a gold answer of the third item of a list.
+
+    Args:
+        reference: the row's answer, without its thought.
+
+    Returns:
+        The answer as written, None where the row has none.
+    """
+    marked = _HASHES.findall(reference) or _boxed(reference)
+    if marked:
+        return marked[-1].strip() or None
+    bare = _BARE.fullmatch(reference)
+    return bare.group(1) if bare else None
+
+
+def reaches(answer: str, gold: str) -> bool:
+    """Whether a response's answer is the gold answer.
+
+    The answer's own mark counts if it has one, else its last number. Numbers are compared as numbers, other answers
+    by math-verify where that package is installed, else as text without blanks.
+
+    Args:
+        answer: what stands behind the thought.
+        gold: what ``gold_answer`` gave.
+    """
+    marked = _HASHES.findall(answer) or _boxed(answer)
+    said = marked[-1] if marked else _last_number(answer)
+    wanted, given = _value(gold), _value(said) if said is not None else None
+    if wanted is not None and given is not None:
+        return wanted == given
+    verified = _math_verify(answer, gold)
+    if verified is not None:
+        return verified
+    return said is not None and re.sub(r"\s", "", said) == re.sub(r"\s", "", gold)
+
+
+def _boxed(text: str) -> list[str]:
+    """What stands in each closed ``\\boxed{...}``, braces inside included."""
+    found = []
+    for match in _BOXED.finditer(text):
+        depth = 1
+        for end in range(match.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            if depth == 0:
+                found.append(text[match.end() : end])
+                break
+    return found
+
+
+def _last_number(text: str) -> str | None:
+    numbers = _NUMBER.findall(text)
+    return numbers[-1] if numbers else None
+
+
+def _value(text: str) -> Fraction | None:
+    bare = _BARE.fullmatch(text)
+    if not bare:
+        return None
+    try:
+        return Fraction(bare.group(1).replace(",", "").replace("\u2212", "-"))
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def _math_verify(answer: str, gold: str) -> bool | None:
+    """What math-verify says, None where it is not installed or fails on this answer."""
+    try:
+        from math_verify import parse, verify
+    except ImportError:
+        return None
+    if threading.current_thread() is not threading.main_thread():
+        return None  # its time limits use signals, which only the main thread gets, and without them it may hang
+    try:
+        wanted = parse(f"${gold}$")
+        return bool(wanted and verify(wanted, parse(answer)))
+    except Exception:  # whatever a foreign parser makes of model output: not shown to be right
+        return False
