@@ -67,6 +67,7 @@ class ForwardKLLoss(Trainer):
         if self.settings.reference != "top_k":  # the table needs the datasets and is made when they are used
             self._reference = FrozenModel(self.model, self.settings.reference, self._chunk_bytes)
         self._checked = False
+        self._indexed: list[tuple[Any, Any]] = []  # datasets as given, and with the table's index
         self._sums: dict[str, Tensor] = {}
         # The step's token count, over shifted labels, must reach compute_loss for every model family.
         self.model_accepts_loss_kwargs = True
@@ -103,6 +104,7 @@ class ForwardKLLoss(Trainer):
 
         table, datasets = build_table([getattr(self, name) for name in names], look)
         for name, dataset in zip(names, datasets, strict=True):
+            self._indexed.append((getattr(self, name), dataset))
             setattr(self, name, dataset)
         self._reference = Stored(table, self._chunk_bytes)
 
@@ -111,10 +113,14 @@ class ForwardKLLoss(Trainer):
         self._store_top_k()
         return super().train(*args, **kwargs)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate; a stored reference is taken first where nothing was trained yet."""
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate; a stored reference is taken first where nothing was trained yet.
+
+        ``axolotl evaluate`` hands over the very datasets that the trainer was built with.
+        """
         self._store_top_k()
-        return super().evaluate(*args, **kwargs)
+        known = next((indexed for given, indexed in self._indexed if given is eval_dataset), eval_dataset)
+        return super().evaluate(known, *args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keep our columns where the trainer drops those that the model does not know."""
@@ -138,6 +144,8 @@ class ForwardKLLoss(Trainer):
             )
         benign_BT = trained_BT & (inputs[KL_MASK][:, 1:] != 0)
         index_BT = inputs[KL_INDEX][:, 1:] if KL_INDEX in inputs else None
+        if isinstance(self._reference, Stored) and index_BT is None:
+            raise ConfigError("safety.kl.reference: top_k knows the trainer's own datasets only; set copy for others.")
         ce_BT = trained_BT & ~benign_BT if self.settings.mode == "replace" else trained_BT
         model_inputs = {key: value for key, value in inputs.items() if key not in _NOT_FOR_THE_MODEL}
         policy = self.accelerator.unwrap_model(model)
@@ -178,10 +186,10 @@ class ForwardKLLoss(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add ``ce`` and ``kl`` (``eval_ce`` and ``eval_kl``) over all ranks since the last such line."""
-        key = "train" if "loss" in logs else "eval" if "eval_loss" in logs else None
-        if key in self._sums:
+        loss = next((name for name in logs if name == "loss" or name.endswith("_loss")), None)
+        key, prefix = "train" if loss == "loss" else "eval", (loss or "").removesuffix("loss")
+        if loss and key in self._sums:
             ce, ce_tokens, kl, benign = self.accelerator.reduce(self._sums.pop(key), "sum").tolist()
-            prefix = "eval_" if key == "eval" else ""
             if ce_tokens:
                 logs[f"{prefix}ce"] = ce / ce_tokens
             if benign:

@@ -3,7 +3,10 @@
     python benchmarks/lab_grpo.py --seed 0 --work /tmp/lab_grpo
 
 Both train by `axolotl train` on their YAMLs in yaml/, with a checkpoint every few steps. Each checkpoint answers the
-harmful prompts of a split, greedily; the cost at a level is what had been spent when the first checkpoint reached it.
+harmful and benign prompts of a split, greedily; the cost at a level is what had been spent when the first checkpoint
+reached it. Refusal is cheap while benign prompts are refused as well, so the highest level is asked for once more
+together with a limit on over-refusal.
+
 ThinkSafe pays for all its tokens before its first step, GRPO at every step. Seconds leave out the start of the
 command (imports, loading), which is the same for both; ThinkSafe's hold its data stage with the start of its engine.
 A finished run under --work is not made again.
@@ -18,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,24 +127,34 @@ def run_thinksafe(seed: int, every: int, folder: Path) -> Run:
     return Run(checkpoints(folder), lambda step: Cost(tokens, judged, manifest["seconds"] + pace * step))
 
 
-def refusal_curve(run: Run, split: str) -> dict[int, float]:
-    """Refusal of harmful prompts, in percent, by step."""
-    sets = {"harmful_seen": load_split(split)["harmful_seen"]}
+Curve = dict[int, tuple[float, float]]  # step: refusal of harmful and of benign prompts, in percent
+
+
+def refusal_curve(run: Run, split: str) -> Curve:
+    """What each checkpoint refuses."""
+    sets = {name: rows for name, rows in load_split(split).items() if name in ("harmful_seen", "benign")}
     curve = {}
     for step, adapter in run.checkpoints.items():
-        model, tokenizer = load_model(LAB / "model", adapter)
-        curve[step] = summarise(evaluate(model, tokenizer, sets))["refusal_seen"]
-        click.echo(f"  step {step}: {curve[step]} % refused", err=True)
+        figures = summarise(evaluate(*load_model(LAB / "model", adapter), sets))
+        curve[step] = (figures["refusal_seen"], figures["over_refusal"])
+        click.echo(f"  step {step}: {curve[step][0]} % of harmful, {curve[step][1]} % of benign refused", err=True)
     return curve
 
 
-def at_level(run: Run, curve: dict[int, float], level: float, split: str) -> dict[str, Any] | None:
-    """Cost and all figures at the first checkpoint that reaches a level, None if none does."""
-    step = next((step for step, refused in curve.items() if refused >= level), None)
-    if step is None:
-        return None
-    figures = summarise(evaluate(*load_model(LAB / "model", run.checkpoints[step]), load_split(split)))
-    return {"step": step, **asdict(run.cost(step)), **figures}
+def first_step(curve: Curve, level: float, limit: float) -> int | None:
+    """The first checkpoint that reaches a level within a limit of over-refusal, None if none does."""
+    return next((step for step, (harmful, benign) in curve.items() if harmful >= level and benign <= limit), None)
+
+
+def figures_of(run: Run, split: str) -> Callable[[int], dict[str, Any]]:
+    """A function that gives a checkpoint's cost and all its figures, measured once."""
+
+    @cache
+    def figures(step: int) -> dict[str, Any]:
+        found = summarise(evaluate(*load_model(LAB / "model", run.checkpoints[step]), load_split(split)))
+        return {"step": step, **asdict(run.cost(step)), **found}
+
+    return figures
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -150,9 +164,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         found = row["found"]
         if found is None:
-            lines.append(f"| {row['level']:g} % | {row['method']} | not reached | | | | | | |")
+            lines.append(f"| {row['level']} | {row['method']} | not reached | | | | | | |")
             continue
-        cells = [f"{row['level']:g} %", row["method"], found["step"], f"{found['tokens']:,}", f"{found['judged']:,}"]
+        cells = [row["level"], row["method"], found["step"], f"{found['tokens']:,}", f"{found['judged']:,}"]
         cells += [f"{found['seconds']:.0f}", f"{found['refusal_seen']} / {found['refusal_unseen']}"]
         cells += [found["over_refusal"], found["reasoning"]]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
@@ -162,10 +176,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 @click.command()
 @click.option("--seed", default=0, show_default=True, help="Of sampling and order.")
 @click.option("--level", "levels", multiple=True, type=float, default=(20, 50, 80, 95), help="Refusal in percent.")
+@click.option("--limit", default=2.0, show_default=True, help="Over-refusal in percent, for the highest level.")
 @click.option("--every", default=5, show_default=True, help="Steps between checkpoints.")
 @click.option("--split", type=click.Choice(["dev", "test"]), default="test", show_default=True)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("outputs/lab_grpo_cost"), show_default=True)
-def main(seed: int, levels: tuple[float, ...], every: int, split: str, work: Path) -> None:
+def main(seed: int, levels: tuple[float, ...], limit: float, every: int, split: str, work: Path) -> None:
     """Print the table, then one line of JSON."""
     torch.set_num_threads(1)
     rows, ends = [], {}
@@ -174,15 +189,17 @@ def main(seed: int, levels: tuple[float, ...], every: int, split: str, work: Pat
         click.echo(f"{method}, seed {seed}", err=True)
         run = start(seed, every, work / f"{method.lower()}-{seed}")
         curve = refusal_curve(run, split)
-        for level in levels:
-            rows.append({"level": level, "method": method, "found": at_level(run, curve, level, split)})
-        last = max(run.checkpoints)
-        figures = summarise(evaluate(*load_model(LAB / "model", run.checkpoints[last]), load_split(split)))
-        ends[method] = {"step": last, **asdict(run.cost(last)), **figures, "curve": curve}
-    rows.sort(key=lambda row: row["level"])
-    rows += [{"level": ends[name]["refusal_seen"], "method": f"{name}, end", "found": ends[name]} for name in ends]
-    click.echo(table(rows))
-    click.echo(json.dumps({"seed": seed, "split": split, "levels": rows[: -len(ends)], "end": ends}))
+        figures = figures_of(run, split)
+        wanted = [(f"{level:g} %", level, 100.0) for level in levels]
+        wanted.append((f"{max(levels):g} %, over-refusal at most {limit:g} %", max(levels), limit))
+        for order, (name, level, most) in enumerate(wanted):
+            step = first_step(curve, level, most)
+            found = None if step is None else figures(step)
+            rows.append({"order": order, "level": name, "method": method, "found": found})
+        ends[method] = figures(max(run.checkpoints)) | {"curve": curve}
+    rows.sort(key=lambda row: row.pop("order"))
+    click.echo(table(rows + [{"level": "(end of training)", "method": name, "found": ends[name]} for name in ends]))
+    click.echo(json.dumps({"seed": seed, "split": split, "levels": rows, "end": ends}))
 
 
 if __name__ == "__main__":

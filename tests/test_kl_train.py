@@ -193,8 +193,12 @@ def test_packed_samples_give_the_same_loss_as_padded_ones(tmp_path, folder, toke
 
 
 def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, folder, tokenizer):
-    """Rows of 12 and 40 tokens: averaging the means of micro-batches would give another step."""
+    """Rows of 12 and 40 tokens: averaging the means of micro-batches would give another step.
+
+    One row is trained from its first token on, which nothing predicts and which must not be counted.
+    """
     rows = make_rows((12, 40, 33, 9), (1, 0, 1, 1))
+    rows[1]["labels"] = rows[1]["input_ids"]
     ends = []
     for size, steps in [(4, 1), (2, 2), (1, 4)]:
         model = load(folder)
@@ -202,7 +206,11 @@ def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, folder, tokenizer):
         trainer = make_trainer(tmp_path, model, tokenizer, rows=rows, optim="sgd", **cut | {"learning_rate": 0.5})
         move(model)
         start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        with torch.no_grad():
+            reference = all_logits(load(folder, lora=False), rows)
+            expected = plain_loss(all_logits(model, rows), reference, rows, "replace", 1.0).item()
         trainer.train()
+        assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-4)
         ends.append({name: p.detach() - start[name] for name, p in model.named_parameters() if p.requires_grad})
     close(ends[0], ends[1])
     close(ends[0], ends[2])
@@ -289,7 +297,7 @@ def test_what_was_frozen_stays_frozen_and_what_trains_still_trains(tmp_path, fol
 
 
 def test_bfloat16_starts_at_zero_too(tmp_path, folder, tokenizer):
-    trainer = make_trainer(tmp_path, load(folder, dtype=torch.bfloat16), tokenizer, rows=make_rows(benign=(1, 1, 1, 1)))
+    trainer = make_trainer(tmp_path, load(folder, dtype=torch.bfloat16), tokenizer, per_device_train_batch_size=4)
     trainer.train()
     kl = [entry["kl"] for entry in trainer.state.log_history if "kl" in entry]
     assert kl[0] <= 1e-6 < kl[-1] < 1
@@ -326,6 +334,14 @@ def test_stored_entries_find_their_tokens_in_packed_batches(tmp_path, folder, to
     torch.testing.assert_close(expected.topk(7).values, logprobs, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(expected.gather(1, ids.long()), logprobs, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(logprobs.exp().sum(1) + rest.exp(), torch.ones(len(rest)))
+
+
+def test_axolotl_evaluate_hands_over_datasets(tmp_path, folder, tokenizer):
+    trainer = make_trainer(tmp_path, load(folder, lora=False), tokenizer, {"reference": "top_k"})
+    found = trainer.evaluate(trainer.eval_dataset, metric_key_prefix="train")
+    assert 0 <= found["train_kl"] <= 1e-9 and found["train_ce"] > 1
+    with pytest.raises(ConfigError, match="own datasets only"):
+        trainer.evaluate(Dataset.from_list(make_rows()))
 
 
 @pytest.mark.parametrize(
