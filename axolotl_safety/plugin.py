@@ -65,7 +65,7 @@ class SafetyPlugin(BasePlugin):
         kl = _kl_settings(cfg)
         if kl is None:
             return None
-        from .kl_trainer import trainer_class  # imports axolotl.core, which must not be imported before this
+        from .kl.trainer import trainer_class  # imports axolotl.core, which must not be imported before this
 
         return trainer_class(kl)
 
@@ -73,7 +73,7 @@ class SafetyPlugin(BasePlugin):
         """A collator that carries the KL mask; None, and so Axolotl's own, where ``safety.kl`` is not set."""
         if _kl_settings(cfg) is None:
             return None
-        from .kl_collator import collator_for
+        from .kl.collator import collator_for
 
         return collator_for(cfg, is_eval)
 

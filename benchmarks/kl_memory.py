@@ -82,7 +82,7 @@ def step_work(vocabulary: int, device: str, tied: bool, folder: str) -> Callable
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from axolotl_safety.config import KLConfig
-    from axolotl_safety.kl_trainer import trainer_class
+    from axolotl_safety.kl.trainer import trainer_class
 
     torch.manual_seed(0)
     config = Qwen2Config(

@@ -19,10 +19,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from axolotl_safety import SafetyPlugin, handoff
 from axolotl_safety.config import KLConfig
 from axolotl_safety.errors import ConfigError, ModelError
-from axolotl_safety.kl_chunks import Head
-from axolotl_safety.kl_collator import KLCollator, collator_for
-from axolotl_safety.kl_model import check_logits, evaluating, find_heads, hidden_states
-from axolotl_safety.kl_trainer import trainer_class
+from axolotl_safety.kl.chunks import Head
+from axolotl_safety.kl.collator import KLCollator, collator_for
+from axolotl_safety.kl.model import check_logits, evaluating, find_heads, hidden_states
+from axolotl_safety.kl.trainer import trainer_class
 from axolotl_safety.register import prepare_config
 from axolotl_safety.rows import Outcome
 
@@ -375,7 +375,7 @@ def test_scaled_and_capped_families(tmp_path, tokenizer, monkeypatch, family, ch
     )
     if change:
         trainer._checked = trainer._reference._checked = False
-        monkeypatch.setattr("axolotl_safety.kl_model.logit_transform", lambda config: (1.0, None))
+        monkeypatch.setattr("axolotl_safety.kl.model.logit_transform", lambda config: (1.0, None))
         with pytest.raises(ModelError, match="not its output head times its last hidden states"):
             trainer.compute_loss(model, trainer.data_collator(make_rows()))
 
@@ -554,7 +554,7 @@ def test_the_hand_off_writes_the_mask_only_when_asked(tmp_path):
 
 
 def test_benign_positions_skip_what_is_never_predicted():
-    from axolotl_safety.kl_topk import benign_positions
+    from axolotl_safety.kl.top_k import benign_positions
 
     assert benign_positions([7, 8, -100, 9], [1, 1, 1, 1, 1]).tolist() == [1, 3]
     assert benign_positions([7, 8], None).tolist() == [] and benign_positions([7, 8], None).dtype == np.int64

@@ -23,14 +23,14 @@ from axolotl.core.trainers.base import AxolotlTrainer
 from torch import Tensor, nn
 from transformers import Trainer
 
-from .config import KLConfig
-from .errors import ConfigError
-from .handoff import IGNORE, KL_MASK
-from .kl import forward_ce
-from .kl_collator import KL_INDEX
-from .kl_model import accepts_last_logits_only, causal_model, check_logits, find_heads, hidden_states
-from .kl_reference import FrozenModel, Stored, top_k_entries
-from .kl_topk import build_table
+from ..config import KLConfig
+from ..errors import ConfigError
+from ..handoff import IGNORE, KL_MASK
+from .collator import KL_INDEX
+from .loss import forward_ce
+from .model import accepts_last_logits_only, causal_model, check_logits, find_heads, hidden_states
+from .reference import FrozenModel, Stored, top_k_entries
+from .top_k import build_table
 
 LOG = logging.getLogger(__name__)
 _NOT_FOR_THE_MODEL = ("labels", KL_MASK, KL_INDEX, "num_items_in_batch")

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import DataError
-from .handoff import IGNORE, KL_MASK
-from .kl_collator import KL_INDEX
+from ..errors import DataError
+from ..handoff import IGNORE, KL_MASK
+from .collator import KL_INDEX
 
 LOG = logging.getLogger(__name__)
 Look = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import ModelError
-from .kl_chunks import Head
+from ..errors import ModelError
+from .chunks import Head
 
 # Adapters whose start leaves the base model's weights as they are and adds nothing to its output.
 _NEUTRAL_STARTS = (True, "gaussian", "eva", "orthogonal")

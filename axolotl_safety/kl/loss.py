@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .kl_chunks import (
+from .chunks import (
     CHUNK_BYTES,
     ChunkedMean,
     Head,

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import ConfigError
-from .kl import forward_kl, forward_kl_top_k, top_k_logprobs
-from .kl_chunks import Head
-from .kl_model import (
+from ..errors import ConfigError
+from .chunks import Head
+from .loss import forward_kl, forward_kl_top_k, top_k_logprobs
+from .model import (
     adapter_off,
     causal_model,
     check_logits,
@@ -23,7 +23,7 @@ from .kl_model import (
     is_peft,
     refuse_unfaithful_adapter,
 )
-from .kl_topk import TopKTable
+from .top_k import TopKTable
 
 Divergence = Callable[[Tensor, Head], Tensor]  # the policy's hidden_ND and head to a mean over N
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .handoff import KL_MASK
+from ..handoff import KL_MASK
 
 KL_INDEX = "kl_index"
 FILL = {KL_MASK: 0, KL_INDEX: -1}  # rows of other types have no KL column, or None in it: cross-entropy
