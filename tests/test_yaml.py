@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_lab_recipes_run(tmp_path, name):
 
 LAB = cli.ROOT / "examples" / "lab"
 REAL = [path.stem for path in YAMLS if not path.stem.startswith("lab_")]
+REFUSALS_ALONE = ("vanilla_directrefusal", "vanilla_r1act", "vanilla_star1")
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,8 @@ def toy_rows(dataset: str) -> list[dict[str, Any]]:
         return read("direct_refusal", 12)
     if dataset == "UWNSL/SafeChain":
         return read("safechain", 24)
+    if dataset == "openai/gsm8k":
+        return [{"question": f"What is {n} + 2?", "answer": f"{n} + 2 = {n + 2}\n#### {n + 2}"} for n in range(12)]
     assert dataset in ("Yeonjun/R1-Act-train", "UCSC-VLAA/STAR-1"), f"no toy rows like {dataset}"
     rows = read("r1_act", 12)
     if dataset == "Yeonjun/R1-Act-train":
@@ -101,20 +105,31 @@ def toy_rows(dataset: str) -> list[dict[str, Any]]:
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", REAL)
 def test_a_real_recipe_runs_on_a_tiny_model(tmp_path, talkers, name):
-    """Nothing is changed but models, data paths, the backend and the CPU keys; the guard keeps its hub id."""
+    """Nothing is changed but models, data paths, the backend and the CPU keys; the guard keeps its hub id.
+
+    GRPO's 500 steps are cut to one.
+    """
     config = yaml.safe_load((cli.ROOT / "yaml" / f"{name}.yml").read_text())
     style = "qwen3" if "Qwen/Qwen3" in config["base_model"] else "r1"
     for index, entry in enumerate(config["datasets"]):
         entry["path"] = str(tiny.write_rows(tmp_path / f"rows{index}.jsonl", toy_rows(entry["path"])))
+        entry.pop("name", None)  # of a hub dataset
     guard = config["safety"].get("guard", {}).get("model", "Qwen/Qwen3Guard-Gen-0.6B")
     assert "/" in guard and not Path(guard).exists()
     config |= cli.CPU_KEYS | {"base_model": str(talkers(style)), "output_dir": str(tmp_path / "model")}
     config |= {"dataset_prepared_path": str(tmp_path / "prepared")}
     config["safety"] |= {"work_dir": str(tmp_path / "safety"), "engine": {"backend": "transformers"}}
+    if config.get("rl"):
+        config["max_steps"] = 1
     cache = cli.hub_cache(tmp_path / "hf", guard, LAB / "guard")
     code, output = cli.run("train", config, tmp_path, HF_HOME=str(cache))
     assert code == 0, output[-3000:]
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()
+    if config.get("rl"):
+        rewards = dict(re.findall(r"'rewards/(?:\S*\.)?(\w+)/mean': '?([-\d.e]+)", output))
+        assert set(rewards) >= {"guard_safe", "think_format", "refusal", "correct"}, output[-3000:]
+        assert float(rewards["think_format"]) > 0.5 and float(rewards["guard_safe"]) > 0.5
+        return
     found = cli.manifests(tmp_path / "safety")
     assert len(found) == len(config["datasets"])
     for manifest in found:
@@ -122,6 +137,4 @@ def test_a_real_recipe_runs_on_a_tiny_model(tmp_path, talkers, name):
         assert manifest["funnel"]["trained"] > 0 and manifest["funnel"]["taken"] >= 6
         assert manifest["guards"] == ([{"name": guard, "heuristic": False}] if generated else [])
     labels = {label for manifest in found for label in manifest["labels"]}
-    assert labels == (
-        {"harmful"} if name in ("vanilla_directrefusal", "vanilla_r1act", "vanilla_star1") else {"harmful", "benign"}
-    )
+    assert labels == ({"harmful"} if name in REFUSALS_ALONE else {"harmful", "benign"})
