@@ -145,7 +145,7 @@ def attempt(
     )
     candidates = [check(task, request) for task, request in asked]
     sound = {
-        place: Judged(task.example.asked, candidate.thinking, candidate.answer, task.label)
+        place: Judged(task.example.asked, candidate.thinking, candidate.answer, task.example.label or "")
         for place, ((task, _), candidate) in enumerate(zip(asked, candidates, strict=True))
         if not candidate.reason
     }

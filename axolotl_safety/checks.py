@@ -17,11 +17,25 @@ _META = re.compile(
     r"the reference\b(?! (?:point|frame))|reference (?:response|answer|text)|"
     r"(?:my|own) (?:rewrite|rewriting|rewording|version of the (?:response|answer))\b|"
     r"rewrite (?:the|this) (?:response|answer|reference)|in my own words|"
-    r"(?:i was|i am|i'm) (?:asked|told|instructed) to (?:refuse|rewrite|rephrase))",
+    r"(?:i was|i am|i'm|i've been|i have been|being) (?:asked|told|instructed) (?:to|that i should) "
+    r"(?:refuse|decline|rewrite|rephrase))",
     re.IGNORECASE,
 )
-_WORD = re.compile(r"\w+(?:'\w+)?")
+# Talk about being steered, however the steering was worded: who says that the prompt is harmful, or wants a refusal.
+_STEERED = re.compile(
+    r"\b(?:(?:wants?|asks?|asked|asking|tells?|told|telling|instruct(?:s|ed|ing)?) me (?:(?:to|that i should) "
+    r"(?:refuse|decline|reject)|not to (?:answer|help|comply))|"
+    r"(?:user|instructions?|message|system prompt|prompt) (?:says?|said|states?|stated|tells? me|told me|is telling me|"
+    r"mentions?|claims?)(?: that)? (?:the|this) (?:following |above )?(?:prompt|request|query)|"
+    r"(?:following|above) (?:prompt|query) (?:is|was|seems|may be) harmful|"
+    r"refuse (?:to answer )?(?:the|this) prompt|"
+    r"instructions? (?:is|are|was|were|says?|tells? me) to (?:refuse|decline))\b",
+    re.IGNORECASE,
+)
+# Scripts without blanks count by the character.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+(?:'\w+)?")
 _LEAK_WORDS = 6
+_LEAST_LEAK_WORDS = 4
 _LOOP_TOKENS = 64
 _LOOP_REPEATS = 4
 _LONGEST_PERIOD = 64
@@ -54,15 +68,21 @@ def ngrams(items: Sequence[str], size: int) -> set[tuple[str, ...]]:
 
 
 def leaks(response: Response, prompt: Prompt) -> bool:
-    """Whether the response talks about its instructions: meta talk, or six words of the template in a row.
+    """Whether the response talks about its instructions: meta talk, or six words of the template in a row (all words
+    of a part that has four or five; shorter ones are anybody's words).
 
     What the raw prompt itself says is no leak.
     """
-    if any(match.group(0).lower() not in response.prompt.lower() for match in _META.finditer(response.text)):
+    patterns = (_META, _STEERED) if prompt.literals else (_META,)
+    found = [match.group(0).lower() for pattern in patterns for match in pattern.finditer(response.text)]
+    if any(text not in response.prompt.lower() for text in found):
         return True
-    asked = ngrams(words(response.prompt), _LEAK_WORDS)
-    said = ngrams(words(response.text), _LEAK_WORDS)
-    return any(said & (ngrams(words(literal), _LEAK_WORDS) - asked) for literal in prompt.literals)
+    asked, said = words(response.prompt), words(response.text)
+    for literal in map(words, prompt.literals):
+        size = min(_LEAK_WORDS, len(literal))
+        if size >= _LEAST_LEAK_WORDS and ngrams(said, size) & (ngrams(literal, size) - ngrams(asked, size)):
+            return True
+    return False
 
 
 def loops(token_ids: Sequence[int]) -> bool:

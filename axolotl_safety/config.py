@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .guards.secrets import HIDDEN, hide_credentials, hide_key
-from .prompts import resolve_rewrite, resolve_steering
+from .prompts import STEERING_PROMPTS, resolve_rewrite, resolve_steering
 
 SECTION = "safety"
 PREFIX = "axolotl_safety."
@@ -188,6 +188,8 @@ class ThinkSafeConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _one_prompt_is_a_ladder(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("ladder"), str):
+            data = {**data, "ladder": [data["ladder"]]}
         if not isinstance(data, dict) or data.get("prompt") is None:
             return data
         one = [data["prompt"]]
@@ -200,6 +202,8 @@ class ThinkSafeConfig(Strict):
     def _rungs_resolve(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or len(set(value)) != len(value):
             raise ValueError(f"the ladder needs at least one prompt, and each only once: {list(value)!r}")
+        if AUTO in value and {*STEERING_PROMPTS} - {"none"} <= {*value}:
+            raise ValueError("the ladder names every prompt, so that auto has none left to try; leave auto out")
         for rung in value:
             if rung != AUTO:
                 resolve_steering(rung)
@@ -268,6 +272,7 @@ class SafetyConfig(Strict):
     @field_validator("guard", mode="before")
     @classmethod
     def _one_guard_or_many(cls, value: Any) -> Any:
+        value = {"model": value} if isinstance(value, str) else value
         guards = [value] if isinstance(value, (dict, GuardConfig)) else value
         if isinstance(guards, (list, tuple)) and not guards:
             raise ValueError("an empty list of guards would let everything pass; name one, or remove the key")

@@ -7,17 +7,20 @@ from itertools import pairwise
 from typing import Any
 
 from .errors import RowError
-from .reasoning import split_response
+from .reasoning import CLOSE, OPEN, split_response
 
 Turn = tuple[str, str]  # role (system, user, assistant) and content
 
 _ROLES = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "model": "assistant",
 }
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 
 def read_turns(turns: Any) -> tuple[tuple[Turn, ...], str, str]:
@@ -48,10 +51,21 @@ def _turn(turn: Any) -> Turn:
         raise RowError("unreadable_messages")
     # Arrow gives every turn the keys of all: those that a turn has not are None.
     role = turn.get("role") or turn.get("from")
-    if not isinstance(role, str) or role not in _ROLES:
+    known = _ROLES.get(role.lower()) if isinstance(role, str) else None
+    if known is None:
         raise RowError("unsupported_conversation")
     content = turn.get("content")
-    return _ROLES[role], sound_text(turn.get("value") if content is None else content)
+    text = sound_text(_joined(turn.get("value") if content is None else content))
+    thought = next((turn[name] for name in _THOUGHTS if turn.get(name)), None)
+    return known, text if thought is None else f"{OPEN}\n{sound_text(thought)}\n{CLOSE}\n\n{text}"
+
+
+def _joined(content: Any) -> Any:
+    """The text of content given in parts, each ``{type: text, text: ...}``; anything else as it is."""
+    if not isinstance(content, Sequence) or isinstance(content, str):
+        return content
+    parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+    return "".join(parts) if parts and all(isinstance(part, str) for part in parts) else content
 
 
 def sound_text(value: Any) -> str:

@@ -42,7 +42,8 @@ def run(shop: Workshop, config: DGRConfig, tasks: Sequence[Task]) -> list[Outcom
         title = "rewrites" if number == 0 else f"rewrites, retry {number}"
         attempt(shop, pending, proposals, indices, title, tried)
         pending = [task for task in pending if not accepted(tried[task.key])]
-    if tasks and not any(candidate.request_id for task in tasks for candidate in tried[task.key]):
+    asked = any(candidate.request_id for task in tasks for candidate in tried[task.key])
+    if config.on_failure != "steer" and not asked:
         raise StageError(
             f"no rewrite prompt of {len(tasks)} rows could be asked: {tried[tasks[0].key][0].reason}. The model's "
             f"window is {shop.max_positions} tokens; shorten dgr.prompt or the rows, or use a model with a longer one."
@@ -152,7 +153,8 @@ def _judge_originals(
         return {}
     failed = [task for task in tasks if chosen[task.key] is None and task.reference_ids]
     items = {
-        task.key: Judged(task.example.asked, task.example.thought, task.example.answer, task.label) for task in failed
+        task.key: Judged(task.example.asked, task.example.thought, task.example.answer, task.example.label or "")
+        for task in failed
     }
     rulings = judge(shop.queue, shop.guards, items)
     found = {}

@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 from .config import DatasetOptions
 from .conversations import Turn, read_turns, sound_text
 from .errors import DataError, RowError
+from .labels import FoundLabel, read_label, row_label
 from .reasoning import CLOSE, split_response
 
 Label = Literal["harmful", "benign"]
-FoundLabel = Literal["harmful", "benign", "unknown"] | None
 Row = Mapping[str, Any]
 
 # Safety-Tax (arXiv 2503.00555): the fixed thought of its DirectRefusal set.
@@ -34,6 +34,7 @@ class Example:
         answer: the foreign answer, empty if the row has none.
         label: what the row says of the prompt, None if it says nothing.
         history: the turns before the prompt, system prompt included.
+        assumed: the label is what a dataset with such columns usually holds, and nothing in the row says so.
     """
 
     row_id: str
@@ -42,6 +43,7 @@ class Example:
     answer: str
     label: Label | None
     history: tuple[Turn, ...] = ()
+    assumed: bool = False
 
     @property
     def asked(self) -> str:
@@ -59,13 +61,19 @@ class BadRow:
 
 
 class Fields(NamedTuple):
-    """What an adapter reads out of a row; ``history`` are the turns before the prompt."""
+    """What an adapter reads out of a row.
+
+    Attributes:
+        label: None where the row says nothing; ``assumed`` if only the dataset's usual content says so.
+        history: the turns before the prompt.
+    """
 
     prompt: str
     thought: str
     answer: str
     label: FoundLabel
     history: tuple[Turn, ...] = ()
+    assumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,16 +97,6 @@ def _response(text: str) -> tuple[str, str]:
     return thought, answer
 
 
-def _label(value: Any) -> FoundLabel:
-    """Read a label such as ``vanilla_harmful`` or ``adversarial_benign``; the dataset's own block may overrule it."""
-    word = value.lower() if isinstance(value, str) else ""
-    if re.search(r"harmful|unsafe|malicious", word):
-        return "harmful"
-    if re.search(r"benign|harmless|safe", word):
-        return "benign"
-    return "unknown"
-
-
 def _direct_refusal(row: Row) -> Fields:
     refusal, prompt = _text(row, "refusal"), row.get("prompt")
     if isinstance(prompt, str) and refusal.startswith(head := f"Question: {prompt}"):
@@ -113,10 +111,13 @@ def _direct_refusal(row: Row) -> Fields:
     raise RowError("unreadable_refusal")
 
 
-def _pair(prompt: str, response: str, label: str | None = None, default: Label | None = None):
+def _pair(
+    prompt: str, response: str, label: str | None = None, default: Label | None = None, assumed: bool = False
+) -> Callable[[Row], Fields]:
     def read(row: Row) -> Fields:
         thought, answer = _response(_text(row, response))
-        return Fields(_text(row, prompt), thought, answer, _label(row.get(label)) if label else default)
+        found = read_label(row.get(label), label) if label else default
+        return Fields(_text(row, prompt), thought, answer, found, assumed=assumed)
 
     return read
 
@@ -133,12 +134,12 @@ def _safekey(row: Row) -> Fields:
 def _wildjailbreak(row: Row) -> Fields:
     prompt = sound_text(row.get("adversarial") or row.get("vanilla"))
     thought, answer = _response(_text(row, "completion")) if row.get("completion") is not None else ("", "")
-    return Fields(prompt, thought, answer, _label(row.get("data_type")))
+    return Fields(prompt, thought, answer, read_label(row.get("data_type"), "data_type"))
 
 
 def _beavertails(row: Row) -> Fields:
     """A response that its own dataset calls unsafe is no reference; what drew it out of a model is a harmful prompt."""
-    if row.get("is_safe") is False:
+    if read_label(row.get("is_safe"), "is_safe") != "benign":
         return Fields(_text(row, "prompt"), "", "", "harmful")
     return Fields(_text(row, "prompt"), *_response(_text(row, "response")), None)
 
@@ -159,10 +160,11 @@ def _adapter(name: str, columns: str, read: Callable[[Row], Fields]) -> Adapter:
 ADAPTERS: tuple[Adapter, ...] = (
     _adapter("direct_refusal", "refusal", _direct_refusal),
     _adapter("safekey", "question response summary_end_idx", _safekey),
-    _adapter("star1", "question response", _pair("question", "response", default="harmful")),
+    _adapter("star1", "question response category score", _pair("question", "response", default="harmful")),
+    _adapter("star1", "question response", _pair("question", "response", default="harmful", assumed=True)),
     _adapter("thinksafe", "instruction response prompt_label", _pair("instruction", "response", "prompt_label")),
     _adapter("safechain", "instruction response label", _pair("instruction", "response", "label")),
-    _adapter("r1_act", "instruction response", _pair("instruction", "response", default="harmful")),
+    _adapter("r1_act", "instruction response", _pair("instruction", "response", default="harmful", assumed=True)),
     _adapter("wildjailbreak", "vanilla adversarial data_type", _wildjailbreak),
     _adapter("beavertails", "prompt response is_safe category", _beavertails),
     _adapter("pair", "prompt response", _pair("prompt", "response")),
@@ -192,7 +194,7 @@ def _by_fields(options: DatasetOptions, columns: frozenset[str], source: str) ->
         thought, answer = _response(_text(row, named["response_field"])) if "response_field" in named else ("", "")
         if "thought_field" in named:
             thought = _text(row, named["thought_field"]).strip()
-        label = _label(row.get(named["label_field"])) if "label_field" in named else None
+        label = read_label(row.get(named["label_field"]), named["label_field"]) if "label_field" in named else None
         return Fields(_text(row, named["prompt_field"]), thought, answer, label)
 
     return Adapter("fields", frozenset(named.values()), read)
@@ -208,6 +210,8 @@ def choose_adapter(columns: Iterable[str], options: DatasetOptions, source: str)
     if any((options.prompt_field, options.response_field, options.thought_field)):
         return _by_fields(options, present, source)
     for adapter in ADAPTERS:
+        if adapter.name == "direct_refusal" and "response" in present:
+            continue  # a flag beside a response, not DirectRefusal's text
         if adapter.columns <= present:
             if not options.label_field:
                 return adapter
@@ -226,7 +230,7 @@ def _relabelled(adapter: Adapter, column: str, present: frozenset[str], source: 
         )
 
     def read(row: Row) -> Fields:
-        return adapter.read(row)._replace(label=_label(row.get(column)))
+        return adapter.read(row)._replace(label=read_label(row.get(column), column), assumed=False)
 
     return read
 
@@ -255,13 +259,18 @@ def read_examples(rows: Iterable[Any], adapter: Adapter, options: DatasetOptions
         try:
             if not isinstance(row, Mapping):
                 raise RowError("malformed_row")
-            prompt, thought, answer, label, history = adapter.read(row)
+            fields = adapter.read(row)
+            prompt = fields.prompt
             if not prompt.strip():
                 raise RowError("empty_prompt")
-            label = options.label or label
+            label, assumed = fields.label, fields.assumed
+            if label is None or assumed:
+                label, assumed = (found, False) if (found := row_label(row)) else (label, assumed)
+            if options.label:
+                label, assumed = options.label, False
             if label == "unknown":
                 raise RowError("unknown_label")
-            read.append(Example(row_id, prompt, thought, answer, label, history))
+            read.append(Example(row_id, prompt, fields.thought, fields.answer, label, fields.history, assumed))
         except RowError as fault:
             read.append(BadRow(row_id, prompt, str(fault)))
     return read

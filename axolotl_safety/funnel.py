@@ -149,8 +149,22 @@ def log_funnel(source: str, method: str, manifest: dict[str, Any]) -> None:
     LOG.info("\n".join(lines))
 
 
-def warn_without_benign_rows(methods: Iterable[str], labels: Iterable[str]) -> None:
+def warn_of_empty_thoughts(rows: Iterable[Outcome]) -> None:
+    """Originals without a thought teach a reasoning model to answer without thinking."""
+    count = sum(row.status != "rejected" and not row.thinking.strip() for row in rows)
+    if count:
+        LOG.warning(
+            "%d rows that are trained on have no thought: they teach the model to answer without thinking. Name the "
+            "column that holds it (safety: {thought_field: ...}), or let the model write its own (type: "
+            "axolotl_safety.dgr or axolotl_safety.thinksafe).",
+            count,
+        )
+
+
+def warn_without_benign_rows(methods: Iterable[str], labels: Iterable[str], kl: bool) -> None:
     """A model trained on refusals alone tends to refuse everything; say so, with the lines that cure it."""
+    if kl and "benign" not in labels:
+        LOG.warning("safety.kl is set and no row is benign: no token is compared with the frozen model.")
     if {"dgr", "thinksafe"} & set(methods) and "benign" not in labels:
         LOG.warning(
             "no benign rows: a model trained on refusals alone tends to refuse everything. Check over-refusal after "

@@ -46,10 +46,9 @@ def reaches(answer: str, gold: str) -> bool:
     wanted, given = _value(gold), _value(said) if said is not None else None
     if wanted is not None and given is not None:
         return wanted == given
-    verified = _math_verify(answer, gold)
-    if verified is not None:
-        return verified
-    return said is not None and re.sub(r"\s", "", said) == re.sub(r"\s", "", gold)
+    if said is not None and re.sub(r"\s", "", said) == re.sub(r"\s", "", gold):
+        return True
+    return bool(_math_verify(answer, gold))
 
 
 def _boxed(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from .config import DatasetOptions, Label
-from .errors import DataError
+from .errors import ConfigError, DataError
 from .examples import BadRow, Example, choose_adapter, read_examples
 from .gold import gold_answer
 from .guards.refusal import is_refusal
@@ -39,7 +39,7 @@ def load(cfg: Any, dataset_idx: int = 0, **kwargs: Any) -> tuple[Transform, dict
         A function for ``datasets.Dataset.map`` (columns in; ``prompt``, ``label`` and ``answer`` out) and its options.
 
     Raises:
-        ConfigError: the YAML does not list the plugin.
+        ConfigError: the YAML does not list the plugin, or leaves no room for a prompt.
     """
     from .serve import require_plugin
     from .stage import section
@@ -50,6 +50,11 @@ def load(cfg: Any, dataset_idx: int = 0, **kwargs: Any) -> tuple[Transform, dict
     options = safety.per_dataset[dataset_idx] if dataset_idx < len(safety.per_dataset) else None
     think = (safety.think.open, safety.think.close) if safety.think else None
     room = int(cfg.sequence_len) - int((cfg.trl or {}).get("max_completion_length") or 0)
+    if room < 1:
+        raise ConfigError(
+            f"sequence_len {cfg.sequence_len} leaves no room for a prompt beside trl.max_completion_length "
+            f"{cfg.trl.max_completion_length}. Set sequence_len to their sum, 1,024 for the prompt for instance."
+        )
     transform = make_transform(str(entry.path), options or DatasetOptions(), think, room)
     return transform, {"batched": True, "remove_columns": "__all__"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from . import dgr, thinksafe, vanilla
@@ -69,7 +70,8 @@ def _settle(
         blocks["dgr"] = safety.dgr.model_copy(update={"prompt": chosen})
     ladder = safety.thinksafe.ladder
     if "thinksafe" in shops and AUTO in ladder:
-        harmful = [task for method in ("thinksafe", "dgr") for task in tasks.get(method, ()) if task.label == "harmful"]
+        asked = (task for method in ("thinksafe", "dgr") for task in tasks.get(method, ()))
+        harmful = [replace(task, expect="refuse") for task in asked if task.label == "harmful"]
         named = {name: prompt for name, prompt in STEERING_PROMPTS.items() if name not in ("none", *ladder)}
         chosen, probed["thinksafe"] = best_prompt(
             shops["thinksafe"], harmful, named, thinksafe.propose, safety.thinksafe.probe_rows

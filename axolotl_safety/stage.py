@@ -23,7 +23,7 @@ from .config import METHODS, PREFIX, TYPES, SafetyConfig
 from .engines.base import Engine, EngineFigures
 from .engines.choose import choose_backend, start_engine
 from .errors import ConfigError, StageError
-from .funnel import entry_manifest, log_funnel, warn_without_benign_rows
+from .funnel import entry_manifest, log_funnel, warn_of_empty_thoughts, warn_without_benign_rows
 from .guards.judge import BuiltinGuard, Guard, ModelGuard, check_remote, load_guards
 from .handoff import write_dataset
 from .journal import Journal, write_atomically
@@ -31,7 +31,7 @@ from .queue import WorkQueue
 from .reasoning import TargetTokenizer
 from .rows import LATEST, Outcome
 from .target import ModelFiles, load_model_files
-from .tasks import Entry, read_entry, resolve_sampling
+from .tasks import Entry, read_entry, resolve_sampling, warn_without_choice
 
 LOG = logging.getLogger(__name__)
 
@@ -120,6 +120,7 @@ def run_stage(
         )
         for method in at_work.generating(safety, methods.values())
     }
+    warn_without_choice(safety, sampling)
     guards = load_guards(safety.guard) if generates else []
     backend = choose_backend(safety.engine) if generates else "none"
 
@@ -234,7 +235,8 @@ def _deliver(
         LOG.info("%s: %d rows in %s", entry.source.name, trained, train)
         outputs[entry.index] = {"hash": digest, "train": str(train), "rows": trained}
     kept = [row.label for rows in outcomes.values() for row in rows if row.status != "rejected"]
-    warn_without_benign_rows({entry.method for entry in entries}, set(kept))
+    warn_without_benign_rows({entry.method for entry in entries}, set(kept), kl)
+    warn_of_empty_thoughts([row for rows in outcomes.values() for row in rows])
     latest = {index: output["hash"] for index, output in outputs.items()}
     write_atomically(work_dir / LATEST, json.dumps(latest).encode() + b"\n")
     return outputs

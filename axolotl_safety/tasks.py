@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from .engines.base import Sampling
 from .errors import ConfigError, DataError
 from .examples import Adapter, BadRow, Example, choose_adapter, read_examples
 from .guards.refusal import is_refusal
+from .labels import COLUMNS
 from .reasoning import TargetTokenizer
 from .rows import Expect, Task
 from .sources import Source, read_source, select_rows
@@ -71,7 +72,7 @@ def read_entry(cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: i
         else:
             tasks.append(made)
     if options.only:
-        tasks = [task for task in tasks if task.label == options.only]
+        tasks = [task for task in tasks if task.example.label == options.only]
     if not tasks:
         raise DataError(_nothing_usable(source, adapter, options, bad))
     chosen = select_rows([task.example.row_id for task in tasks], options.max_rows or safety.max_rows, safety.seed)
@@ -99,6 +100,13 @@ def _nothing_usable(source: Source, adapter: Adapter, options: DatasetOptions, b
         way = f" No response was found; name its column: safety: {{response_field: ...}}. Columns: {columns}."
     elif "no_label" in reasons:
         way = " Say what they are: safety: {label: harmful} or {label: benign}, or {label_field: ...}."
+    elif "unknown_label" in reasons:
+        column = options.label_field or next((name for name in COLUMNS if name in source.columns), "")
+        seen = {repr(row.get(column))[:40] for row in source.rows[:1000] if isinstance(row, dict)}
+        way = (
+            f" Labels seen in {column!r}: {', '.join(sorted(seen)[:5])}. Known are words like harmful, unsafe, benign, "
+            "safe, and 0/1 in a column named like harmful, toxic or is_benign; else set safety: {label: ...}."
+        )
     rows = f"none of the {len(source.rows)} rows of {source.name!r}, read as {adapter.name}, can be used"
     return f"datasets: {rows}: {said}.{way}"
 
@@ -108,8 +116,9 @@ def make_task(
 ) -> Task | str:
     """Ids for a row, or its reject reason.
 
-    A row that says nothing of its label is read by its reference: who is refused asked for harm. ThinkSafe needs no
-    reference, and what it answers must be refused or helped by the label alone. For the other methods a harmful row
+    A row that says nothing of its label is read by its reference: who is refused asked for harm. ThinkSafe reads a
+    prompt as harmless only where row or user say so; the label alone decides what is refused or helped. For the other
+    methods, a harmful row
     whose reference does not refuse (a helpful answer to a worrying question, say) leaves the decision to the guard.
     """
     reference = () if method == "thinksafe" else (example.thought, example.answer)
@@ -126,7 +135,8 @@ def make_task(
     refused = is_refusal(example.answer)
     label = example.label or ("harmful" if refused else "benign")
     if method == "thinksafe":
-        if example.label is None and not example.answer:
+        # Without its own word a prompt is never taken for harmless: it would be asked for an answer.
+        if (example.label is None or example.assumed) and not refused:
             return "no_label"
         expect: Expect = "answer" if label == "benign" else "refuse"
         return Task(entry, source, example, label, expect, prompt_ids, None)
@@ -137,6 +147,18 @@ def make_task(
         return "control_token"
     expect = "answer" if label == "benign" else "refuse" if refused else "any"
     return Task(entry, source, example, label, expect, prompt_ids, reference_ids)
+
+
+def warn_without_choice(safety: SafetyConfig, methods: Iterable[str]) -> None:
+    """Say so when there is a choice to make and only one candidate to choose from."""
+    for method in methods:
+        if safety.choice != "first" and getattr(safety, method).n == 1:
+            LOG.warning(
+                "safety.choice: %s chooses among the candidates of one attempt, and %s.n is 1: set n to 4, say, or "
+                "leave choice out.",
+                safety.choice,
+                method,
+            )
 
 
 def resolve_sampling(

@@ -101,7 +101,7 @@ def stage_figures(journal: Path) -> dict[str, Any]:
     ]
     first = manifests[0]
     asked = sum(part["candidates"] for part in harmful)
-    kept = sum(part["accepted"] for part in harmful)
+    kept = sum(manifest["labels"].get("harmful", 0) for manifest in manifests)
     figures = {"rows": kept, "asked": asked, "rungs": first["rungs"], "auto": first["auto"]}
     nll = [(part["nll"], part["accepted"]) for part in harmful if part["nll"] is not None]
     figures["nll"] = sum(value * count for value, count in nll) / kept if kept else None
@@ -144,7 +144,7 @@ def one_run(
     if kept.is_file():
         return json.loads(kept.read_text())
     seconds, figures = None, None
-    if not (folder / "model" / "adapter_model.safetensors").is_file():
+    if not (folder / "stage.json").is_file():
         journal = work / f"safety-seed{seed}"
         seconds = train(arm, seed, folder, journal, options)
         figures = stage_figures(journal)

@@ -186,7 +186,7 @@ def test_the_real_star1_file():
 
 
 def test_a_label_of_the_dataset_overrules_what_cannot_be_read_and_bad_rows_never_raise():
-    rows = [{"instruction": "q", "response": "R</think>A", "label": "toxic"}]
+    rows = [{"instruction": "q", "response": "R</think>A", "label": "odd"}]
     assert read(rows)[2][0].reason == "unknown_label"
     assert read(rows, label="harmful")[1][0].label == "harmful"
     wild = [

@@ -46,7 +46,7 @@ def test_axolotl_accepts_it_and_every_key_is_known(path: Path):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", ["lab_dgr_qlora", "lab_thinksafe"])
+@pytest.mark.parametrize("name", ["lab_dgr_qlora", "lab_thinksafe", "lab_thinksafe_kl"])
 def test_lab_recipes_run(tmp_path, name):
     config = yaml.safe_load((cli.ROOT / "yaml" / f"{name}.yml").read_text())
     config |= {
@@ -57,9 +57,12 @@ def test_lab_recipes_run(tmp_path, name):
     config["safety"] |= {"work_dir": str(tmp_path / "safety"), "max_rows": 40}
     code, output = cli.run("train", config, tmp_path)
     assert code == 0, output[-3000:]
-    (manifest,) = cli.manifests(tmp_path / "safety")
-    assert manifest["funnel"]["accepted"] >= 30 and not manifest["guards"][0]["heuristic"]
-    assert manifest["nll"]["after"] < 0.6
+    found = cli.manifests(tmp_path / "safety")
+    assert len(found) == len(config["datasets"])
+    for manifest in found:
+        assert manifest["funnel"]["accepted"] >= 30 and not manifest["guards"][0]["heuristic"]
+        assert manifest["nll"]["after"] < 0.6
+    assert {label for manifest in found for label in manifest["labels"]} == {"harmful", "benign"}
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()
 
 
