@@ -105,11 +105,7 @@ class WorkQueue:
     def _held(self, request: Work, kind: str) -> bool:
         journal = self._journals[request.model]
         own = "score" if isinstance(request, ScoreRequest) else kind
-        if (own, request.request_id) in journal:
-            return True
-        # A server may be mended between two runs; what it failed at is asked again, once a run.
-        given_up = not isinstance(request, Question) or request.request_id in self.generated
-        return given_up and ("failure", request.request_id) in journal
+        return (own, request.request_id) in journal or ("failure", request.request_id) in journal
 
     def _store(
         self, request: Work, result: Result | Answer, kind: str, describe: Callable[[Work], dict[str, Any]] | None
@@ -129,8 +125,7 @@ class WorkQueue:
                 "logprob": result.logprob,
                 **(describe(request) if describe else {}),
             }
-        if (kind, request.request_id) not in journal:
-            journal.append(kind, request.request_id, fields)
+        journal.append(kind, request.request_id, fields)
         self.made[kind] += 1
 
     def completion(self, request: Request | Question, kind: str = "completion") -> Completion | Answer | Failure:
