@@ -42,7 +42,9 @@ def _resample(shop: Workshop, task: Task, sound: list[Candidate]) -> Candidate:
     """Draw by tempered weight; the draw depends on seed and row alone."""
     logs = [candidate.log_weight for candidate in sound]
     known = [value for value in logs if value is not None and math.isfinite(value)]
-    if len(sound) < 2 or len(known) < len(sound):
+    # Asked as they are, they are draws from p already, and one is as good as another.
+    unsteered = all(candidate.asked_ids == task.prompt_ids for candidate in sound)
+    if unsteered or len(sound) < 2 or len(known) < len(sound):
         return sound[0]
     exponent = temper(known)
     ess = effective_sample_size(known)
