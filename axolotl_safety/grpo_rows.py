@@ -18,8 +18,8 @@ from .config import DatasetOptions, Label
 from .errors import ConfigError, DataError
 from .examples import BadRow, Example, choose_adapter, read_examples
 from .gold import gold_answer
-from .guards.refusal import is_refusal
 from .reasoning import TargetTokenizer
+from .tasks import own_label
 
 LOG = logging.getLogger(__name__)
 
@@ -104,9 +104,9 @@ def _row(
     """A GRPO row, or why there is none."""
     if isinstance(read, BadRow):
         return read.reason
-    if read.label is None and not read.answer:
+    label = own_label(read)
+    if label is None:
         return "no_label"
-    label = read.label or ("harmful" if is_refusal(read.answer) else "benign")
     if only and label != only:
         return f"not_{only}"
     try:

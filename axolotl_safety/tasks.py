@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 from .config import DatasetOptions, SafetyConfig, SamplingConfig
 from .engines.base import Sampling
 from .errors import ConfigError, DataError
-from .examples import Adapter, BadRow, Example, choose_adapter, read_examples
+from .examples import Adapter, BadRow, Example, Label, choose_adapter, read_examples
 from .guards.refusal import is_refusal
 from .labels import COLUMNS
 from .reasoning import TargetTokenizer
@@ -111,6 +111,16 @@ def _nothing_usable(source: Source, adapter: Adapter, options: DatasetOptions, b
     return f"datasets: {rows}: {said}.{way}"
 
 
+def own_label(example: Example) -> Label | None:
+    """The label where row or user say so, or where the reference refuses; None otherwise.
+
+    A prompt is never taken for harmless without a word: it would be asked for an answer.
+    """
+    if example.label is not None and not example.assumed:
+        return example.label
+    return "harmful" if is_refusal(example.answer) else None
+
+
 def make_task(
     tokens: TargetTokenizer, example: Example, method: str, entry: int, source: str, sequence_len: int
 ) -> Task | str:
@@ -135,8 +145,7 @@ def make_task(
     refused = is_refusal(example.answer)
     label = example.label or ("harmful" if refused else "benign")
     if method == "thinksafe":
-        # Without its own word a prompt is never taken for harmless: it would be asked for an answer.
-        if (example.label is None or example.assumed) and not refused:
+        if own_label(example) is None:
             return "no_label"
         expect: Expect = "answer" if label == "benign" else "refuse"
         return Task(entry, source, example, label, expect, prompt_ids, None)

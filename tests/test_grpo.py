@@ -37,17 +37,17 @@ def no_run_left_over():
 ROWS = {
     "direct_refusal": ({"prompt": "jinx it", "refusal": "Question: jinx it\nAnswer: No.", "text": "x"}, "harmful"),
     "safekey": ({"question": "q", "response": "t\n</think>\n\na", "summary_end_idx": 3, "source": "s"}, "harmful"),
-    "star1": ({"question": "q", "response": "<think>t</think>a", "id": 1}, "harmful"),
+    "star1": ({"question": "q", "response": "<think>t</think>a", "category": ["c"], "score": {}}, "harmful"),
     "thinksafe": ({"instruction": "q", "response": "a", "prompt_label": "vanilla_benign"}, "benign"),
     "safechain": ({"instruction": "q", "response": "t\n</think>\n\na", "label": "adversarial_harmful"}, "harmful"),
-    "r1_act": ({"instruction": "q", "response": "<think>t</think>a"}, "harmful"),
+    "r1_act": ({"instruction": "q", "response": "<think>t</think>I can't help with that."}, "harmful"),
     "wildjailbreak": (
         {"vanilla": "q", "adversarial": None, "completion": "a", "data_type": "vanilla_benign"},
         "benign",
     ),
     "beavertails": ({"prompt": "q", "response": "a", "is_safe": False, "category": {}}, "harmful"),
-    "pair": ({"prompt": "q", "response": "Sure, take a spoon and stir."}, "benign"),
-    "messages": ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "Mix."}]}, "benign"),
+    "pair": ({"prompt": "q", "response": "Sure, take a spoon and stir.", "label": "safe"}, "benign"),
+    "messages": ({"messages": [{"role": "user", "content": "q"}], "is_benign": True}, "benign"),
 }
 
 
@@ -90,7 +90,7 @@ def test_rows_without_a_label_say_what_to_set():
 
 def test_conversations_keep_their_history_and_labels_choose():
     turns = [("system", "be brief"), ("user", "hi"), ("assistant", "hello"), ("user", "mix"), ("assistant", "Stir.")]
-    rows = [{"messages": [{"role": role, "content": text} for role, text in turns]}]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in turns], "label": "benign"}]
     made = transformed(rows, tiny.make_tokenizer())
     assert [turn["role"] for turn in made["prompt"][0]] == ["system", "user", "assistant", "user"]
     assert transformed(rows, tiny.make_tokenizer(), DatasetOptions(only="harmful"))["prompt"] == []
