@@ -160,14 +160,14 @@ def make_task(
 
 def warn_without_choice(safety: SafetyConfig, methods: Iterable[str]) -> None:
     """Say so when there is a choice to make and only one candidate to choose from."""
-    for method in methods:
-        if safety.choice != "first" and getattr(safety, method).n == 1:
-            LOG.warning(
-                "safety.choice: %s chooses among the candidates of one attempt, and %s.n is 1: set n to 4, say, or "
-                "leave choice out.",
-                safety.choice,
-                method,
-            )
+    methods = list(methods)
+    if safety.choice != "first" and methods and all(getattr(safety, method).n == 1 for method in methods):
+        LOG.warning(
+            "safety.choice: %s chooses among the candidates of one attempt, and n is 1. Set %s.n to 4, say, or leave "
+            "choice out.",
+            safety.choice,
+            methods[0],
+        )
 
 
 def resolve_sampling(

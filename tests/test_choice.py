@@ -145,3 +145,11 @@ def test_the_dgr_engine_is_asked_no_extra_score_unless_it_resamples(tmp_path, mo
     asked = sum(row["attempts"] for row in rows_of(output))
     assert len(engines[0].seen) == asked + 10 + len(accepted)  # completions, references, accepted candidates
     assert all(row["ess"] is None and row["tempering"] is None for row in accepted)
+
+
+@pytest.mark.parametrize(("n", "warned"), [(1, True), (4, False)])
+def test_a_choice_without_candidates_is_mentioned(tmp_path, models, caplog, n, warned):
+    model = models("qwen3")
+    cfg = config(tmp_path, model, tiny.direct_refusal_rows(6), choice="lowest_nll", dgr={"n": n})
+    run_stage(cfg, make_engine=scripted(model, "qwen3")[0])
+    assert ("Set dgr.n to 4" in caplog.text) == warned
