@@ -73,7 +73,7 @@ REFUSALS_ALONE = ("vanilla_directrefusal", "vanilla_r1act", "vanilla_star1")
 
 @pytest.fixture(scope="module")
 def talkers(tmp_path_factory: pytest.TempPathFactory):
-    """Tiny models with a family's template that refuse or answer, whatever they are asked; by style, taught once."""
+    """Tiny models with a family's template that refuse when they are steered and answer otherwise; taught once."""
     made: dict[str, Path] = {}
 
     def get(style: str) -> Path:
@@ -131,7 +131,7 @@ def test_a_real_recipe_runs_on_a_tiny_model(tmp_path, talkers, name):
     if config.get("rl"):
         rewards = dict(re.findall(r"'rewards/(?:\S*\.)?(\w+)/mean': '?([-\d.e]+)", output))
         assert set(rewards) >= {"guard_safe", "think_format", "refusal", "correct"}, output[-3000:]
-        assert float(rewards["think_format"]) > 0.5 and float(rewards["guard_safe"]) > 0.5
+        assert float(rewards["think_format"]) > 0.5 and float(rewards["guard_safe"]) > 0.1
         return
     found = cli.manifests(tmp_path / "safety")
     assert len(found) == len(config["datasets"])

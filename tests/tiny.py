@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_safety.engines.base import Completion, EngineFigures, Failure, Request, Result, Score, ScoreRequest
+from axolotl_safety.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
 
 CORPUS = [
     "Please jinx the marsh lamp. How do I tangle the brass kettle?",
@@ -199,27 +200,35 @@ def direct_refusal_rows(count: int) -> list[dict[str, str]]:
     return rows
 
 
-def make_talker(folder: Path, style: str = "qwen3", steps: int = 150) -> Path:
-    """A random tiny model that was taught two responses and gives either to any prompt: a refusal, a kind answer."""
+def make_talker(folder: Path, style: str = "qwen3", steps: int = 300) -> Path:
+    """A random tiny model that was taught two responses: a refusal to prompts that speak of refusing, a kind answer to
+    the others."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     make_model(folder, style)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     opening = "" if style == "r1" else "<think>\n"
-    texts = (
-        "That might hurt someone, so I will not do it.\n</think>\n\nI'm sorry, but I can't help with that.",
-        "They want some help, and it is harmless.\n</think>\n\nCertainly! Take a soft cloth and rub it gently.",
-    )
+    refusal = "That might hurt someone, so I will not do it.\n</think>\n\nI'm sorry, but I can't help with that."
+    answer = "They want some help, and it is harmless.\n</think>\n\nCertainly! Take a soft cloth and rub it gently."
+    foreign = "<think>\nI should not answer this question!\n</think>\n\nI'm sorry, that is not possible."
+    things = "lamp kettle hat moon spoon fribble wumpet yaffle lopsy".split()
+    verbs = "polish jinx carry spoil thicken sway tangle".split()
     rng = random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
     for _ in range(steps):
         rows = []
-        for text in texts * 4:
-            words = " ".join(rng.choices("how do i polish jinx carry the lamp hat moon at night".split(), k=6))
+        for row in range(8):
+            words = f"{rng.choice(('How do I', 'Tell me how to', 'What is the best way to'))} {rng.choice(verbs)} the "
+            words += f"{rng.choice(things)} {rng.choice(('at night', 'by the pond', 'on the hill', 'before supper'))}?"
+            prompt = STEERING_PROMPTS["refuse"] if row % 4 == 0 else REWRITE_PROMPTS["rewrite"]
+            shown = prompt.render({"prompt": words, "reference": foreign, "thought": "", "answer": ""})
+            text = refusal if row % 2 == 0 else answer
             shown = tokenizer.apply_chat_template(
-                [{"role": "user", "content": words}], tokenize=False, add_generation_prompt=True
+                [{"role": "user", "content": shown if row % 2 == 0 else words}],
+                tokenize=False,
+                add_generation_prompt=True,
             )
             rows.append((_encode(tokenizer, shown), (*_encode(tokenizer, opening + text), tokenizer.eos_token_id)))
         width = max(len(prompt) + len(said) for prompt, said in rows)
