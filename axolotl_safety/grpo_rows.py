@@ -12,14 +12,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from jinja2 import TemplateError
-
 from .config import DatasetOptions, Label
 from .errors import ConfigError, DataError
 from .examples import BadRow, Example, choose_adapter, read_examples
 from .gold import gold_answer
 from .reasoning import TargetTokenizer
-from .tasks import own_label
+from .tasks import own_label, raw_prompt_ids
 
 LOG = logging.getLogger(__name__)
 
@@ -109,12 +107,9 @@ def _row(
         return "no_label"
     if only and label != only:
         return f"not_{only}"
-    try:
-        ids = tokens.prompt_ids(read.prompt, history=read.history)
-    except TemplateError:
-        return "template_refuses"
-    if ids is None:
-        return "control_token"
+    ids = raw_prompt_ids(tokens, read)
+    if isinstance(ids, str):
+        return ids
     if len(ids) > max_prompt_tokens:
         return "prompt_too_long"
     turns = (*read.history, ("user", read.prompt))

@@ -121,6 +121,14 @@ def own_label(example: Example) -> Label | None:
     return "harmful" if is_refusal(example.answer) else None
 
 
+def raw_prompt_ids(tokens: TargetTokenizer, example: Example) -> tuple[int, ...] | str:
+    """Ids of the generation prompt for a row's raw prompt, or the reject reason."""
+    try:
+        return tokens.prompt_ids(example.prompt, history=example.history) or "control_token"
+    except TemplateError:
+        return "template_refuses"
+
+
 def make_task(
     tokens: TargetTokenizer, example: Example, method: str, entry: int, source: str, sequence_len: int
 ) -> Task | str:
@@ -134,12 +142,9 @@ def make_task(
     reference = () if method == "thinksafe" else (example.thought, example.answer)
     if tokens.has_control_token(example.prompt, *reference, *(text for _, text in example.history)):
         return "control_token"
-    try:
-        prompt_ids = tokens.prompt_ids(example.prompt, history=example.history)
-    except TemplateError:
-        return "template_refuses"
-    if prompt_ids is None:
-        return "control_token"
+    prompt_ids = raw_prompt_ids(tokens, example)
+    if isinstance(prompt_ids, str):
+        return prompt_ids
     if len(prompt_ids) + 1 >= sequence_len:
         return "prompt_too_long"
     refused = is_refusal(example.answer)

@@ -1,6 +1,6 @@
 """What GRPO and ThinkSafe cost on the lab to reach equal refusal: generated tokens and CPU seconds.
 
-    python benchmarks/lab_grpo.py --seed 0 --work /tmp/lab_grpo
+    python benchmarks/lab_grpo.py --seed 0 --work outputs/lab_grpo_cost
 
 Both train by `axolotl train` on their YAMLs in yaml/, with a checkpoint every few steps. Each checkpoint answers the
 harmful and benign prompts of a split, greedily; the cost at a level is what had been spent when the first checkpoint
