@@ -12,7 +12,7 @@ import torch
 
 from .config import GuardConfig
 from .errors import ConfigError, ModelError
-from .guards.judge import BuiltinGuard, Judged, load_guards
+from .guards.judge import BuiltinGuard, Judged, ModelGuard, load_guards
 
 # What a guard writes before the word that decides, the words that can stand there (the safe one first), and the one
 # that `allow_controversial` counts as safe.
@@ -82,11 +82,11 @@ class GuardScorer:
         self._device = device
         self._model: Any = None
         self._words: Words | None = None
-        if not isinstance(self._guard, BuiltinGuard):
-            files = getattr(self._guard, "files", None)
-            family = getattr(self._guard, "family", None)
-            name = getattr(family, "name", "qwen3guard" if files is not None else config.family)
-            self._words = verdict_words(getattr(files, "tokenizer", None), name, config.allow_controversial)
+        if isinstance(self._guard, ModelGuard):
+            tokenizer, family = self._guard.files.tokenizer, self._guard.family.name
+            self._words = verdict_words(tokenizer, family, config.allow_controversial)
+        elif not isinstance(self._guard, BuiltinGuard):
+            verdict_words(None, "openai", config.allow_controversial)  # raises: an endpoint shows no logits
 
     def safe(self, items: Sequence[Judged | None]) -> list[float]:
         """P(safe) of each response, the least over its segments; 0 for None and for what does not fit the guard.
