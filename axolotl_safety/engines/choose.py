@@ -29,9 +29,9 @@ def choose_backend(engine: EngineConfig) -> str:
             f"safety.engine.python {engine.python!r} is not there. Give the path of another environment's "
             "interpreter, such as /opt/vllm/bin/python, or remove the key."
         )
-    if engine.backend == "vllm":
+    if engine.backend not in ("auto", "transformers"):
         raise ConfigError(
-            "safety.engine.backend: vllm is not part of this version yet. Use backend: transformers (or auto)."
+            f"safety.engine.backend: {engine.backend} is not part of this version yet. Use transformers or auto."
         )
     if engine.backend == "transformers":
         found = _can_import(python, "transformers", engine.python is None)

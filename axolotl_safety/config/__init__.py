@@ -6,13 +6,14 @@ Keys of Axolotl that are read and not redefined here: ``base_model``, ``tokenize
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-from .guards.secrets import HIDDEN, hide_credentials, hide_key
-from .prompts import STEERING_PROMPTS, resolve_rewrite, resolve_steering
+from ..prompts import STEERING_PROMPTS, resolve_rewrite, resolve_steering
+from .base import Strict
+from .engine import EngineConfig
+from .guard import GuardConfig
 
 SECTION = "safety"
 PREFIX = "axolotl_safety."
@@ -24,28 +25,6 @@ Label = Literal["harmful", "benign"]
 AUTO = "auto"  # in the place of a prompt's name: probe the named ones and take the best
 
 
-class Strict(BaseModel):
-    """A model that refuses keys that it does not know and suggests the one that was meant."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_the_unknown_key(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            for key in data:
-                if key not in cls.model_fields:
-                    raise ValueError(unknown_key_message(str(key), list(cls.model_fields)))
-        return data
-
-
-def unknown_key_message(key: str, known: list[str]) -> str:
-    """Name the key and the nearest known one."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown key {key!r}: {hint}known keys here: {', '.join(sorted(known))}"
-
-
 class SamplingConfig(Strict):
     """How completions are drawn; an unset value is inherited (method block, then ``safety.sampling``, then default)."""
 
@@ -53,100 +32,6 @@ class SamplingConfig(Strict):
     top_p: float | None = Field(None, gt=0, le=1, description="nucleus mass kept; default 0.95")
     top_k: int | None = Field(None, ge=0, description="tokens kept, 0 keeps all; default 20 for Qwen3, else 0")
     max_new_tokens: int | None = Field(None, ge=1, description="completion length limit in tokens; default 4096")
-
-
-class EngineConfig(Strict):
-    """Where completions come from."""
-
-    backend: Literal["auto", "transformers", "vllm"] = Field(
-        "auto", description="auto: vLLM if it can be imported here or by engine.python, else transformers"
-    )
-    python: str | None = Field(None, description="interpreter of another environment that runs the engine")
-    batch_size: int = Field(32, ge=1, description="completions decoded at once by the transformers backend")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: float32 on a CPU, else the checkpoint's own"
-    )
-    quantization: Literal["bitsandbytes"] | None = Field(None, description="quantise the target in the engine")
-    stall_seconds: float = Field(600, gt=0, description="restart the engine after this long without progress")
-
-
-GuardFamily = Literal["auto", "qwen3guard", "llama_guard", "wildguard", "granite_guardian", "openai", "builtin"]
-
-
-class GuardConfig(Strict):
-    """One guard. Several guards must all agree that a response is safe."""
-
-    model: str = Field(
-        "Qwen/Qwen3Guard-Gen-0.6B", description="hub id, local folder, a server's model name, or `builtin` (heuristic)"
-    )
-    family: GuardFamily = Field("auto", description="prompt and answer format; auto: by the model's name and files")
-    segment: Literal["whole", "both"] = Field(
-        "whole", description="whole: thought and answer together; both: each apart, both must be safe"
-    )
-    allow_controversial: bool = Field(False, description="count the guard's middle level as safe")
-    max_new_tokens: int = Field(64, ge=1, description="length limit of a verdict in tokens")
-    threshold: float | None = Field(
-        None, gt=0, lt=1, description="safe only if the verdict says so and P(unsafe) is below; default: verdict alone"
-    )
-    overlong: Literal["reject", "windows"] = Field(
-        "reject", description="a response too long for the guard: reject, or judge overlapping windows, all safe"
-    )
-    base_url: str | None = Field(None, description="openai: where the server is, such as http://localhost:8000/v1")
-    api_key_env: str | None = Field(None, description="openai: name of the environment variable with the key")
-    concurrency: int = Field(8, ge=1, le=256, description="openai: requests under way at once")
-    timeout_seconds: float = Field(120, gt=0, description="openai: longest that one request may take")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_secrets_out_of_messages(cls, data: Any) -> Any:
-        # Before the fields are looked at, because a message about a field quotes what it was given.
-        hidden = {"api_key_env": hide_key, "base_url": hide_credentials}
-        if not isinstance(data, dict):
-            return data
-        return {key: hidden[key](value) if key in hidden else value for key, value in data.items()}
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _names_a_variable(cls, value: str | None) -> str | None:
-        if value == HIDDEN:
-            raise ValueError(
-                "this is not the name of an environment variable and may be a key. A key never stands in the YAML: "
-                "export it (export JUDGE_KEY=...) and write api_key_env: JUDGE_KEY"
-            )
-        return value
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_a_plain_address(cls, value: str | None) -> str | None:
-        if value == HIDDEN:
-            raise ValueError("write an address like http://localhost:8000/v1, without user, password, query or #")
-        return value
-
-    @property
-    def kind(self) -> Literal["builtin", "openai", "model"]:
-        """What runs it: nothing, an HTTP endpoint, or the engine."""
-        if self.family == "builtin" or (self.family == "auto" and self.model == "builtin"):
-            return "builtin"
-        return "openai" if self.family == "openai" or (self.family == "auto" and self.base_url) else "model"
-
-    @model_validator(mode="after")
-    def _keys_fit_the_kind(self) -> GuardConfig:
-        # By value, not by who set it: Axolotl validates the section again with every default filled in.
-        given = {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
-        if self.kind == "openai":
-            if not self.base_url:
-                raise ValueError("family openai needs base_url, such as http://localhost:8000/v1")
-            if "model" not in given:
-                raise ValueError("family openai needs model: the name under which the server knows it")
-        else:
-            alien = sorted(given & {"base_url", "api_key_env", "concurrency", "timeout_seconds"})
-            if alien:
-                raise ValueError(f"{', '.join(alien)}: only for family openai, and this guard is {self.kind}")
-        if self.kind != "model":
-            for key in ("threshold", "overlong"):
-                if getattr(self, key) not in (None, "reject"):
-                    raise ValueError(f"{key}: only for guard models in the engine, and this guard is {self.kind}")
-        return self
 
 
 class DGRConfig(Strict):
@@ -257,6 +142,9 @@ class SafetyConfig(Strict):
     max_rows: int | None = Field(None, ge=1, description="rows taken from each dataset of our types")
     choice: Choice = Field(
         "first", description="which accepted candidate is trained on; resample needs top_p 1, top_k 0 and n above 1"
+    )
+    max_hours: float | None = Field(
+        None, gt=0, description="stop before the engine starts if the plan takes longer; unset: warn above 12"
     )
     engine: EngineConfig = EngineConfig()
     sampling: SamplingConfig = SamplingConfig()

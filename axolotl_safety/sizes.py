@@ -1,0 +1,97 @@
+"""How large a model is: parameters, bytes of weights and of cached keys and values. Arithmetic; reads no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+# Four bits per parameter, one absmax byte per 64 of them, itself in blocks of 256 (QLoRA, arXiv 2305.14314, sec. 3:
+# double quantisation costs 0.127 bits per parameter).
+_NF4_BYTES = (4 + 0.127) / 8
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a model's configuration says about memory.
+
+    Attributes:
+        linear: parameters in the layers' matrices, which quantisation shrinks.
+        other: all other parameters: embeddings, head, norms.
+        vocabulary: rows of the head.
+        hidden: width of the hidden states.
+        layers: decoder layers.
+        kv_values_per_token: numbers that keys and values hold per token, over all layers.
+        window: longest context in tokens, None where the configuration does not say.
+    """
+
+    linear: int
+    other: int
+    vocabulary: int
+    hidden: int
+    layers: int
+    kv_values_per_token: int
+    window: int | None
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return self.linear + self.other
+
+    def weight_bytes(self, dtype: str = "bfloat16", quantization: str | None = None) -> int:
+        """Bytes that the weights take.
+
+        Args:
+            dtype: ``float32``, ``bfloat16`` or ``float16``; of what is not quantised.
+            quantization: None, ``bitsandbytes`` (NF4, double quantisation) or ``fp8``.
+
+        Raises:
+            ValueError: a quantisation whose size is not known.
+        """
+        full = _BYTES[dtype]
+        per_linear = {None: full, "bitsandbytes": _NF4_BYTES, "fp8": 1}
+        if quantization not in per_linear:
+            raise ValueError(f"quantization {quantization!r}: known are {', '.join(map(str, per_linear))}")
+        return int(self.linear * per_linear[quantization] + self.other * full)
+
+    def kv_bytes_per_token(self, dtype: str = "bfloat16") -> int:
+        """Bytes that one token's keys and values take. Sliding windows are not deducted."""
+        return self.kv_values_per_token * _BYTES[dtype]
+
+
+def model_size(config: Any) -> ModelSize:
+    """Sizes from a transformers configuration. The model is built on the meta device: no weight is read or made.
+
+    Args:
+        config: as ``AutoConfig.from_pretrained`` gives it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    head = model.get_output_embeddings()
+    own_head = {id(head.weight)} if head is not None else set()
+    inner = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and id(module.weight) not in own_head
+    }
+    # Experts are three-dimensional parameters without a module of their own.
+    linear = sum(p.numel() for p in model.parameters() if id(p) in inner or p.dim() == 3)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    heads = getattr(text, "num_attention_heads", None) or getattr(text, "n_head", 0)
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    hidden = getattr(text, "hidden_size", None) or getattr(text, "n_embd", 0)
+    layers = getattr(text, "num_hidden_layers", None) or getattr(text, "n_layer", 0)
+    head_dim = getattr(text, "head_dim", None) or (hidden // heads if heads else 0)
+    return ModelSize(
+        linear=linear,
+        other=total - linear,
+        vocabulary=int(getattr(text, "vocab_size", 0)),
+        hidden=hidden,
+        layers=layers,
+        kv_values_per_token=2 * layers * kv_heads * head_dim,
+        window=getattr(text, "max_position_embeddings", None),
+    )
