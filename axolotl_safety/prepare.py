@@ -87,12 +87,13 @@ class Prepared:
         }
 
 
-def prepare(cfg: Any, backend: str | None = None) -> Prepared:
+def prepare(cfg: Any, backend: str | None = None, engine: bool = False) -> Prepared:
     """Read models, rows and guards, and check that they go together.
 
     Args:
         cfg: the final Axolotl config.
         backend: assume this one without looking for it; a plan for another machine does.
+        engine: find the engine even where nothing is generated.
 
     Raises:
         ConfigError, DataError, ModelError: something cannot work.
@@ -118,7 +119,7 @@ def prepare(cfg: Any, backend: str | None = None) -> Prepared:
     }
     warn_without_choice(safety, sampling)
     guards = load_guards(safety.guard) if generates else []
-    backend = (backend or choose_backend(safety.engine)) if generates else "none"
+    backend = (backend or choose_backend(safety.engine)) if generates or engine else "none"
     fingerprint = target_fingerprint(files, safety, backend)
     return Prepared(safety, cfg.sequence_len, files, tokens, tuple(entries), sampling, guards, backend, fingerprint)
 

@@ -22,6 +22,7 @@ from .funnel import entry_manifest, log_funnel, warn_of_empty_thoughts, warn_wit
 from .guards.judge import check_remote
 from .handoff import write_dataset
 from .journal import write_atomically
+from .plan.gate import check_plan
 from .prepare import Prepared, prepare, section
 from .queue import WorkQueue
 from .rows import LATEST, Outcome
@@ -65,22 +66,34 @@ def run_stage(
         By dataset index: ``{"hash": ..., "train": path, "rows": count}``.
 
     Raises:
-        ConfigError, DataError, ModelError: before any engine starts.
+        ConfigError, DataError, ModelError: before any engine starts; also if it cannot fit this machine or takes longer
+            than ``safety.max_hours``.
         StageError: nothing was accepted, or an engine is needed and not allowed.
     """
     started = time.monotonic()
     prepared = prepare(cfg)
+    journals = prepared.open_journals()
 
     def start() -> Engine:
-        check_remote(prepared.guards)  # a judge that cannot be asked ends the run before a model loads
-        return make_engine(prepared.safety.engine, prepared.backend, prepared.work_dir, prepared.models)
+        check_plan(cfg, prepared, journals)
+        return start_prepared(prepared, make_engine)
 
-    queue = WorkQueue(prepared.open_journals(), start if allow_engine else None)
+    queue = WorkQueue(journals, start if allow_engine else None)
     try:
         outcomes, probed = answer(prepared, queue)
     finally:
         queue.close()
     return _deliver(prepared, outcomes, probed, queue, started)
+
+
+def start_prepared(prepared: Prepared, make_engine: Callable[..., Engine] = start_engine) -> Engine:
+    """The engine for a stage; a judge that cannot be asked ends the run before a model loads.
+
+    Raises:
+        ConfigError: an endpoint does not answer.
+    """
+    check_remote(prepared.guards)
+    return make_engine(prepared.safety.engine, prepared.backend, prepared.work_dir, prepared.models)
 
 
 def answer(prepared: Prepared, queue: WorkQueue) -> tuple[dict[int, list[Outcome]], dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -40,25 +39,44 @@ def _run(
 ) -> bool:
     from rich.console import Console
 
+    from ..errors import ConfigError
     from ..plan.cards import machine_cards, named_card
     from ..plan.load import load_config, plan_run
     from ..plan.plan import Place
     from ..plan.report import as_json, show
 
-    own = machine_cards()
-    if gpu:
-        place = Place((named_card(gpu),) * (gpus or 1), elsewhere=True)
-    else:
-        place = Place(tuple(own[: gpus or None]))
+    if gpu and (tries or measure):
+        raise ConfigError("--try and --measure-shift run on this machine, so they cannot be combined with --gpu.")
+    if gpus and not gpu and gpus > len(machine_cards()):
+        raise ConfigError(f"--gpus {gpus}: this machine has {len(machine_cards())}. Name a card with --gpu.")
+    place = Place((named_card(gpu),) * (gpus or 1), True) if gpu else Place(tuple(machine_cards()[:gpus]))
     cfg = load_config(config, place)
-    console = Console(stderr=json_path == "-")
-    plan, machine, prepared = plan_run(cfg, place)
-    extra: dict[str, Any] = {}
+    stderr = json_path == "-"
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    console = Console(stderr=stderr, width=None if terminal else 120)
+    plan, machine, prepared = plan_run(cfg, place, engine_wanted=measure is not None)
     show(console, plan, machine)
+    found = as_json(plan, machine)
+    if measure:
+        from ..plan.shift import measure_shift
+        from ..plan.trial_report import shift_json, show_shift
+
+        figures = measure_shift(cfg, prepared, measure)
+        show_shift(console, figures)
+        found["shift"] = shift_json(figures)
+    if tries:
+        from ..plan.trial import try_rows
+        from ..plan.trial_report import show_trial, trial_json
+
+        if plan.engine is not None and not plan.engine.fits:
+            raise ConfigError("--try: generation does not fit this card, see above.")
+        trial = try_rows(cfg, prepared, plan, tries)
+        show_trial(console, trial)
+        found["trial"] = trial_json(trial)
     if json_path:
-        text = json.dumps(as_json(plan, machine) | extra, indent=2, default=str)
+        text = json.dumps(found, default=str)
         if json_path == "-":
-            click.echo(text)
+            click.echo(text)  # one line, and the last: Axolotl greets on the standard output too
         else:
             Path(json_path).write_text(text + "\n", encoding="utf-8")
     return plan.can_run

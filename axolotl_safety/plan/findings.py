@@ -88,9 +88,7 @@ def _ways(prepared: Prepared, plan: Plan) -> str:
     engine = prepared.safety.engine
     ways = []
     if engine.quantization is None:
-        ways.append(
-            "engine.quantization: fp8 or bitsandbytes" if plan.backend == "vllm" else "quantization: bitsandbytes"
-        )
+        ways.append(f"engine.quantization: {'fp8 or ' if plan.backend == 'vllm' else ''}bitsandbytes")
     elif engine.quantization == "fp8":
         ways.append("engine.quantization: bitsandbytes")
     limit = max((drawn.max_new_tokens for drawn in prepared.sampling.values()), default=0)
@@ -113,8 +111,8 @@ def _cpu(plan: Plan, problems: list[str], warnings: list[str]) -> None:
     memory = machine.main_memory_bytes()
     if weights > memory and not plan.place.elsewhere:
         problems.append(
-            f"generation does not fit this machine: without a GPU the weights take {gigabytes(weights)} in float32, and "
-            f"it has {gigabytes(memory)} of memory. Use a GPU, or a smaller base_model."
+            f"generation does not fit this machine: without a GPU the weights take {gigabytes(weights)} in float32, "
+            f"and it has {gigabytes(memory)} of memory. Use a GPU, or a smaller base_model."
         )
     if size is not None and size.parameters > _CPU_PARAMETERS:
         warnings.append(

@@ -62,8 +62,13 @@ def capabilities_of(card: Card, count: int) -> dict[str, Any]:
     }
 
 
-def plan_run(cfg: Any, place: Place) -> tuple[Plan, dict[str, Any], Prepared]:
+def plan_run(cfg: Any, place: Place, engine_wanted: bool = False) -> tuple[Plan, dict[str, Any], Prepared]:
     """Plan a config on this machine, or for cards elsewhere.
+
+    Args:
+        cfg: the final Axolotl config.
+        place: where it would run.
+        engine_wanted: find the engine even where nothing is generated.
 
     Returns:
         The plan, what was found out about the machine, and the prepared stage.
@@ -74,7 +79,7 @@ def plan_run(cfg: Any, place: Place) -> tuple[Plan, dict[str, Any], Prepared]:
     assumed = None
     if place.elsewhere and engine.backend in ("auto", "vllm"):
         assumed = "vllm"  # what the other machine has installed cannot be seen from here
-    prepared = prepare(cfg, assumed)
+    prepared = prepare(cfg, assumed, engine_wanted)
     journals = prepared.open_journals(read_only=True)
     try:
         plan = make_plan(cfg, prepared, journals, place)

@@ -93,10 +93,8 @@ def _access(name: str, revision: str | None) -> str:
     except RepositoryNotFoundError:
         return "not found on the hub, or private: check its name, and log in (hf auth login or HF_TOKEN)"
     except (HfHubHTTPError, OSError) as error:
-        cached = _cached_weights(name, revision)
-        return (
-            "" if cached else f"the hub does not answer ({type(error).__name__}), and its weights are not in the cache"
-        )
+        if not _cached_weights(name, revision):
+            return f"the hub does not answer ({type(error).__name__}), and its weights are not in the cache"
     return ""
 
 

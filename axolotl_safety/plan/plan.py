@@ -51,6 +51,7 @@ class Plan:
         place: where.
         copies: of the engine, one per card or tensor-parallel group.
         sizes: by model; a model whose size cannot be told is missing.
+        residents: by model, as the engine holds it.
         load: what is left to do.
         engine: memory on one card; None on a CPU, for a server, or without sizes.
         seconds: by assumption; None if unknown.
@@ -66,6 +67,7 @@ class Plan:
     place: Place
     copies: int
     sizes: Mapping[str, ModelSize]
+    residents: Mapping[str, Resident]
     load: Workload
     engine: EngineMemory | None
     seconds: Mapping[str, float] | None
@@ -127,6 +129,7 @@ def make_plan(
         place,
         copies,
         sizes,
+        {resident.name: resident for resident in residents},
         load,
         engine,
         seconds,

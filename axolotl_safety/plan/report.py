@@ -92,9 +92,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _rows(console: Console, plan: Plan) -> None:
-    table = _table(
-        "rows", "dataset", "method", "harmful", "benign", "unusable", "done", "to ask", "accepted in the end"
-    )
+    table = _table("rows", "dataset", "method", "harmful", "benign", "unusable", "done", "to ask", "accepted")
     for entry in plan.load.entries:
         table.add_row(
             escape(entry.name),

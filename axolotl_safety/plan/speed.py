@@ -102,7 +102,7 @@ def tokens_per_second(
 def phase_seconds(
     phase: Phase, model: Resident, seat: Seat, card: Card, efficiency: Efficiency, eager: bool = False
 ) -> float:
-    """Seconds of one phase on one copy of the engine: prefill, decoding with the slots busy, and the last ones alone."""
+    """Seconds of one phase on one copy of the engine: prefill, decoding with busy slots, and the last ones alone."""
     if not phase.requests:
         return 0.0
     stretch = efficiency.length if phase.guessed else 1.0

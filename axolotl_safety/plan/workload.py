@@ -9,28 +9,14 @@ from dataclasses import dataclass
 from ..guards.base import Judged
 from ..guards.judge import Guard, ModelGuard
 from ..prepare import Prepared
-from ..prompts import STEERING_PROMPTS
 from ..rows import Task
+from .expect import LENGTHS, Expectation
 from .requests import Walk, Wanted, attempts
 from .speed import Phase
 
-# Chance that checks and guards accept one candidate. ThinkSafe (arXiv 2601.23143, Figs. 9 and 10) kept 87 to 99.8 % of
-# the steered and 89 to 99 % of the benign responses by its guard alone; our checks ask for more. The others are guesses.
-_ACCEPTANCE = {
-    ("thinksafe", "harmful"): 0.85,
-    ("thinksafe", "benign"): 0.9,
-    ("dgr", "harmful"): 0.7,
-    ("dgr", "benign"): 0.7,
-}
-_UNSTEERED = 0.4  # of harmful prompts
-_SOUND = 0.9  # share of the candidates that reaches the guards
-# Tokens of a completion, thought included: guesses for 1.5B to 8B reasoning models on short questions.
-_LENGTHS = {"harmful": 500, "benign": 1200}
-_REWRITE = 400  # or as long as the reference
-_VERDICT = 20
-_PRIOR_WEIGHT = 8  # measured completions that count as much as the guess
-_MEASURED = 16  # from so many on it is no guess any more
-_REFINES_ON = 0.5  # share of the rows whose NLL fell in one refine round and that get another
+_SOUND = 0.9  # share of the candidates that reaches the guards: a guess
+_VERDICT = 20  # tokens of a verdict
+_REFINES_ON = 0.5  # share of the rows whose NLL fell in one refine round and that get another: a guess
 
 
 @dataclass(frozen=True)
@@ -84,59 +70,6 @@ class Workload:
         return sum(phase.requests for phase in self.phases)
 
 
-class Expectation:
-    """Acceptance and length by method and label: the guess, moved by what the journal shows."""
-
-    def __init__(self, prepared: Prepared, found: Walk):
-        """Look at the outcomes of the walk."""
-        self.tasks: dict[str, Task] = {task.example.row_id: task for entry in prepared.entries for task in entry.tasks}
-        self._limits = {method: drawn.max_new_tokens for method, drawn in prepared.sampling.items()}
-        self._tokens: dict[tuple[str, str], list[int]] = defaultdict(list)
-        self._accepted: dict[tuple[str, str], list[bool]] = defaultdict(list)
-        judged = not any(one.kind == "verdict" for one in found.wanted)
-        for outcome in (one for rows in found.outcomes.values() for one in rows):
-            tried = zip(outcome.request_ids, outcome.candidate_reasons, outcome.candidate_proposals, strict=True)
-            for request_id, reason, proposal in tried:
-                if request_id in found.lengths:
-                    key = (proposal.partition("/")[0], outcome.label)
-                    self._tokens[key].append(found.lengths[request_id])
-                    if judged:
-                        self._accepted[key].append(not reason)
-
-    def acceptance(self, method: str, label: str, unsteered: bool = False) -> float:
-        """Chance that one candidate is accepted."""
-        if unsteered and label == "harmful":
-            return _UNSTEERED
-        seen = self._accepted[method, label]
-        return (_ACCEPTANCE[method, label] * _PRIOR_WEIGHT + sum(seen)) / (_PRIOR_WEIGHT + len(seen))
-
-    def length(self, method: str, label: str, reference: int = 0) -> float:
-        """Tokens of one completion."""
-        guess = max(_REWRITE, reference) if method == "dgr" else _LENGTHS[label]
-        guess = min(guess, self._limits.get(method, guess))
-        seen = self._tokens[method, label]
-        return (guess * _PRIOR_WEIGHT + sum(seen)) / (_PRIOR_WEIGHT + len(seen))
-
-    def guessed(self, method: str, label: str) -> bool:
-        """Whether the length is more guess than measurement."""
-        return len(self._tokens[method, label]) < _MEASURED
-
-    def of(self, one: Wanted) -> tuple[Task, str]:
-        """Row and method of a wanted completion."""
-        return self.tasks[one.row_id], "thinksafe" if one.stage.startswith("thinksafe/") else "dgr"
-
-    def chance(self, one: Wanted) -> float:
-        """That a wanted completion is accepted."""
-        task, method = self.of(one)
-        unsteered = one.stage == f"thinksafe/{STEERING_PROMPTS['none'].sha256[:16]}"
-        return self.acceptance(method, task.label, unsteered)
-
-    def tokens(self, one: Wanted) -> float:
-        """That a wanted completion will have."""
-        task, method = self.of(one)
-        return min(one.limit, self.length(method, task.label, len(task.reference_ids or ())))
-
-
 def workload(prepared: Prepared, found: Walk) -> Workload:
     """Weigh what a walk found."""
     expect = Expectation(prepared, found)
@@ -156,7 +89,7 @@ def workload(prepared: Prepared, found: Walk) -> Workload:
     phases += _scores(prepared, found, weighed, asked, expect)
     total = sum(weight for _, weight in asked)
     prompts = sum(weight * one.prompt_tokens for one, weight in asked)
-    pairs = sorted({(method, label) for method in prepared.sampling for label in _LENGTHS})
+    pairs = sorted({(method, label) for method in prepared.sampling for label in LENGTHS})
     return Workload(
         tuple(_entry(entry, found, asked, failing, places) for entry in prepared.entries),
         tuple(phase for phase in phases if phase.requests > 0),
@@ -194,9 +127,8 @@ def _refinements(
     first = next((phase for phase in phases if phase.title == "rewrites"), None)
     if not rounds or first is None:
         return []
-    rows = sum(
-        1 - failing.get(task.example.row_id, 0.0) for e in prepared.entries if e.method == "dgr" for task in e.tasks
-    )
+    tasks = [task for entry in prepared.entries if entry.method == "dgr" for task in entry.tasks]
+    rows = sum(1 - failing.get(task.example.row_id, 0.0) for task in tasks)
     factor = rows * n / first.requests
     return [
         Phase(
