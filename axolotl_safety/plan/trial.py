@@ -125,12 +125,10 @@ def left(plan: Plan, measured: Sequence[Measured]) -> float | None:
         seats = {seat.name: seat for seat in plan.engine.seats}
         card = combined(plan.place.card, plan.engine.parallel)
         eager = plan.backend == "transformers"
-        predicted = sum(
-            phase_seconds(
-                one.phase, plan.residents[one.phase.model], seats[one.phase.model], card, RANGE["middle"], eager
-            )
-            for one in measured
-        )
+        predicted = 0.0
+        for one in measured:
+            model, seat = plan.residents[one.phase.model], seats[one.phase.model]
+            predicted += phase_seconds(one.phase, model, seat, card, RANGE["middle"], eager)
         return plan.seconds["middle"] * seconds / predicted
     if not set(plan.sizes) >= {one.phase.model for one in measured}:
         return None
