@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from .candidates import Candidate, Tried, Workshop, accepted
 from .engines.base import ScoreRequest
@@ -87,8 +88,16 @@ def temper(log_weights: Sequence[float]) -> float:
     return low
 
 
+class Frozen(Protocol):
+    """Whatever says which target, under which engine, a score belongs to."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of target and engine."""
+
+
 def score_request(
-    shop: Workshop, prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], temperature: float = 1.0
+    shop: Frozen, prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], temperature: float = 1.0
 ) -> ScoreRequest:
     """Ask for log p(response | prompt) under the frozen target."""
     warmth = () if temperature == 1.0 else (temperature,)

@@ -19,7 +19,7 @@ from .checks import check_decision
 from .choice import choose, outcome, score
 from .config import DGRConfig, ThinkSafeConfig
 from .errors import StageError
-from .guards.judge import Judged, judge
+from .guards.judge import ORIGINALS, Judged, judge
 from .prompts import Prompt, resolve_rewrite
 from .rows import Key, Outcome, Task
 from .serve import load
@@ -156,7 +156,7 @@ def _judge_originals(
         task.key: Judged(task.example.asked, task.example.thought, task.example.answer, task.example.label or "")
         for task in failed
     }
-    rulings = judge(shop.queue, shop.guards, items)
+    rulings = judge(shop.queue, shop.guards, items, ORIGINALS)
     found = {}
     for task in failed:
         reason = rulings[task.key].reason or check_decision(task.example.answer, task.expect)

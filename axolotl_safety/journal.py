@@ -47,8 +47,12 @@ class Journal:
     Only the places of the records are kept in memory, so its size does not grow with the completions.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, read_only: bool = False):
         """Open a journal, creating it, and find what it holds.
+
+        Args:
+            path: of the file.
+            read_only: look at what is there, while another process may be writing; nothing is created or cut off.
 
         Raises:
             OSError: the file cannot be read or written.
@@ -57,9 +61,15 @@ class Journal:
         self.damaged = 0
         self.doubled = 0
         self._places: dict[tuple[str, str], tuple[int, int]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        self._end = self._scan()
+        self._read_only = read_only
+        self._end, self._fd = 0, -1
+        if not read_only:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        elif path.exists():
+            self._fd = os.open(path, os.O_RDONLY)
+        if self._fd >= 0:
+            self._end = self._scan()
         self._synced = time.monotonic()
 
     def _scan(self) -> int:
@@ -68,6 +78,8 @@ class Journal:
             for line in file:
                 ended = line.endswith(b"\n")
                 key = read_head(line.rstrip(b"\r\n"))
+                if not ended and self._read_only:
+                    break  # its writer is not done with it
                 if not ended and key is None:
                     LOG.warning("%s: cut off a torn last record of %d bytes", self.path, len(line))
                     os.ftruncate(self._fd, end)
@@ -135,7 +147,8 @@ class Journal:
     def close(self) -> None:
         """Sync and close; safe to call twice."""
         if self._fd >= 0:
-            self.sync()
+            if not self._read_only:
+                self.sync()
             os.close(self._fd)
             self._fd = -1
 

@@ -37,8 +37,9 @@ class SafetyPlugin(BasePlugin):
         from axolotl.utils.dict import DictDefault
 
         from .interrupt import interruptible
+        from .prepare import check_writable, our_entries, section
         from .ranks import once
-        from .stage import check_writable, config_hash, our_entries, refuse_adapter_below, run_stage, section
+        from .stage import config_hash, refuse_adapter_below, run_stage
 
         if cfg.rl:
             from .reward_context import check_rewards
@@ -89,6 +90,6 @@ class SafetyPlugin(BasePlugin):
 
 
 def _kl_settings(cfg: DictDefault) -> KLConfig | None:
-    from .stage import section
+    from .prepare import section
 
     return None if cfg.rl else section(cfg).kl

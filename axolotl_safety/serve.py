@@ -34,8 +34,9 @@ class FinishedDataset(DatasetWrappingStrategy):
         """
         from datasets import load_from_disk
 
+        from .prepare import check_writable, section
         from .ranks import exclusive
-        from .stage import check_writable, run_stage, section
+        from .stage import run_stage
 
         check_writable(Path(section(self._cfg).work_dir))
 

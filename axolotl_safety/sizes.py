@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,16 @@ from typing import Any
 # double quantisation costs 0.127 bits per parameter).
 _NF4_BYTES = (4 + 0.127) / 8
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The matrices of one name, such as ``q_proj``: how many, and from how many values to how many."""
+
+    name: str
+    inputs: int
+    outputs: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,7 @@ class ModelSize:
         layers: decoder layers.
         kv_values_per_token: numbers that keys and values hold per token, over all layers.
         window: longest context in tokens, None where the configuration does not say.
+        matrices: the layers' matrices by name and shape; a mixture's experts, which are no modules, are not among them.
     """
 
     linear: int
@@ -32,6 +44,7 @@ class ModelSize:
     layers: int
     kv_values_per_token: int
     window: int | None
+    matrices: tuple[Matrix, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -72,11 +85,15 @@ def model_size(config: Any) -> ModelSize:
         model = AutoModelForCausalLM.from_config(config)
     head = model.get_output_embeddings()
     own_head = {id(head.weight)} if head is not None else set()
-    inner = {
-        id(module.weight)
-        for module in model.modules()
+    found = {
+        name: module
+        for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and id(module.weight) not in own_head
     }
+    inner = {id(module.weight) for module in found.values()}
+    shapes = Counter(
+        (name.rpartition(".")[2], module.in_features, module.out_features) for name, module in found.items()
+    )
     # Experts are three-dimensional parameters without a module of their own.
     linear = sum(p.numel() for p in model.parameters() if id(p) in inner or p.dim() == 3)
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -94,4 +111,5 @@ def model_size(config: Any) -> ModelSize:
         layers=layers,
         kv_values_per_token=2 * layers * kv_heads * head_dim,
         window=getattr(text, "max_position_embeddings", None),
+        matrices=tuple(Matrix(*shape, count) for shape, count in sorted(shapes.items())),
     )

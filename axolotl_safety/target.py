@@ -31,6 +31,7 @@ class ModelFiles:
         vocab_size: number of ids that the model can produce.
         family: ``r1`` by the tokenizer's turn markers, else the configuration's model type up to a size or kind
             (``qwen3`` for qwen3_moe too).
+        config: the transformers configuration.
     """
 
     spec: ModelSpec
@@ -41,6 +42,7 @@ class ModelFiles:
     stop_token_ids: tuple[int, ...]
     vocab_size: int
     family: str = ""
+    config: Any = None
 
 
 def _sample(path: Path) -> bytes:
@@ -141,6 +143,7 @@ def load_model_files(
         stop_token_ids=tuple(stops),
         vocab_size=int(getattr(text_config, "vocab_size", len(tokenizer))),
         family=_family(text_config, tokenizer),
+        config=config,
     )
 
 

@@ -12,8 +12,8 @@ from axolotl.utils.dict import DictDefault
 from axolotl_safety.config import SafetyConfig
 from axolotl_safety.engines.choose import choose_backend
 from axolotl_safety.errors import ConfigError
+from axolotl_safety.prepare import our_entries, section
 from axolotl_safety.register import prepare_config
-from axolotl_safety.stage import our_entries, section
 
 
 def raw(**top):

@@ -17,7 +17,7 @@ from axolotl.utils.config import validate_config
 from axolotl.utils.dict import DictDefault
 
 from axolotl_safety.grpo_refuse import GRPO_TYPE
-from axolotl_safety.stage import our_entries, section
+from axolotl_safety.prepare import our_entries, section
 
 YAMLS = sorted((cli.ROOT / "yaml").glob("*.yml"))
 

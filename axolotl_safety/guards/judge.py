@@ -19,6 +19,8 @@ from .refusal import is_refusal
 
 __all__ = ["BuiltinGuard", "Guard", "Judged", "Judgement", "ModelGuard", "OpenAIJudge", "judge", "load_guards"]
 
+ORIGINALS = "guard verdicts on originals"
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -134,13 +136,16 @@ def check_remote(guards: Sequence[Guard]) -> None:
             guard.client.check()
 
 
-def judge(queue: WorkQueue, guards: list[Guard], items: Mapping[Any, Judged]) -> dict[Any, Judgement]:
+def judge(
+    queue: WorkQueue, guards: list[Guard], items: Mapping[Any, Judged], title: str = "guard verdicts"
+) -> dict[Any, Judgement]:
     """Put responses before every guard; all must agree on safe.
 
     Args:
         queue: where guard requests go; verdicts are journalled there.
         guards: at least one.
         items: responses by any key.
+        title: what the progress line says.
 
     Returns:
         A judgement for every key.
@@ -151,17 +156,19 @@ def judge(queue: WorkQueue, guards: list[Guard], items: Mapping[Any, Judged]) ->
     for indices in rounds:
         # A remote judge costs money and carries text away: what is rejected already is not shown to it.
         left = {key: items[key] for key, verdicts in said.items() if all(v.safe for v in verdicts.values())}
-        for key, verdicts in _ask(queue, {index: guards[index] for index in indices}, left).items():
+        for key, verdicts in _ask(queue, {index: guards[index] for index in indices}, left, title).items():
             said[key] |= verdicts
     return {key: _judgement(len(guards), verdicts) for key, verdicts in said.items()}
 
 
-def _ask(queue: WorkQueue, guards: dict[int, Guard], items: Mapping[Any, Judged]) -> dict[Any, dict[int, Verdict]]:
+def _ask(
+    queue: WorkQueue, guards: dict[int, Guard], items: Mapping[Any, Judged], title: str
+) -> dict[Any, dict[int, Verdict]]:
     """Verdicts of these guards (all local, or one remote) by key and the guard's place."""
     asked = {(key, index): guard.requests(item) for key, item in items.items() for index, guard in guards.items()}
     plans = {place: made for place, made in asked.items() if not isinstance(made, str)}
     engine = next((guard.client for guard in guards.values() if isinstance(guard, OpenAIJudge)), None)
-    queue.finish([request for made in plans.values() for request in made], "verdict", "guard verdicts", engine=engine)
+    queue.finish([request for made in plans.values() for request in made], "verdict", title, engine=engine)
 
     def answers(made: Sequence[Request | Question]) -> list[Completion | Failure | Answer]:
         return [queue.completion(request, "verdict") for request in made]

@@ -1,0 +1,223 @@
+"""The plan of one run: what is left to do, what it takes on this card, and why it cannot run, if it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..guards.judge import ModelGuard
+from ..journal import Journal
+from ..prepare import Prepared
+from ..sizes import ModelSize, model_size
+from ..target import ModelFiles
+from . import machine
+from .cards import Card
+from .findings import Findings, look
+from .memory import EngineMemory, Resident, transformers_memory, vllm_memory
+from .requests import walk
+from .speed import RANGE, combined, tokens_per_second, total_seconds
+from .training import Training, TrainingMemory, from_axolotl, training_memory
+from .workload import Workload, workload
+
+_LIVE = 0.7  # of its final length a sequence under way has on average; long ones are under way longer
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run would take place.
+
+    Attributes:
+        cards: what it may use, all alike; none for a CPU.
+        elsewhere: the cards were named and this machine is another one.
+    """
+
+    cards: tuple[Card, ...]
+    elsewhere: bool = False
+
+    @property
+    def card(self) -> Card | None:
+        """One of them."""
+        return min(self.cards, key=lambda card: card.memory_bytes) if self.cards else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would take.
+
+    Attributes:
+        model: the target's path or id.
+        backend: of the engine.
+        place: where.
+        copies: of the engine, one per card or tensor-parallel group.
+        sizes: by model; a model whose size cannot be told is missing.
+        residents: by model, as the engine holds it.
+        load: what is left to do.
+        engine: memory on one card; None on a CPU, for a server, or without sizes.
+        seconds: by assumption; None if unknown.
+        rate: tokens per second of the target with all slots busy, by assumption; likewise.
+        settings: of training, as read.
+        training: memory on one card; None without a size.
+        disk_bytes: that journal and datasets will take.
+        findings: problems, warnings and ways out.
+    """
+
+    model: str
+    backend: str
+    place: Place
+    copies: int
+    sizes: Mapping[str, ModelSize]
+    residents: Mapping[str, Resident]
+    load: Workload
+    engine: EngineMemory | None
+    seconds: Mapping[str, float] | None
+    rate: Mapping[str, float] | None
+    settings: Training
+    training: TrainingMemory | None
+    disk_bytes: int
+    findings: Findings
+
+    @property
+    def can_run(self) -> bool:
+        """Whether nothing stands against it."""
+        return not self.findings.problems
+
+    @property
+    def hours(self) -> float | None:
+        """Of the middle assumption."""
+        return None if self.seconds is None else self.seconds["middle"] / 3600
+
+
+def make_plan(
+    cfg: Any, prepared: Prepared, journals: dict[str, Journal], place: Place, sample: int | None = None
+) -> Plan:
+    """Plan a run. Nothing is loaded, asked or written.
+
+    Args:
+        cfg: the final Axolotl config.
+        prepared: the stage.
+        journals: as they are.
+        place: where it would run.
+        sample: look at this many rows of each entry only.
+    """
+    load = workload(prepared, walk(prepared, journals, sample))
+    sizes = {name: size for name, files in _files(prepared).items() if (size := _size(files)) is not None}
+    engine, copies = None, 1
+    seconds = rate = None
+    residents = _residents(prepared, sizes, load, bool(place.cards))
+    if place.card is not None and len(residents) == len(prepared.models) and prepared.backend not in ("none", "openai"):
+        engine, copies = _engine(prepared, residents, place)
+        seats = {seat.name: seat for seat in engine.seats}
+        group = combined(place.card, engine.parallel)
+        eager = prepared.backend == "transformers"
+        models = {resident.name: resident for resident in residents}
+        seconds = total_seconds(load.phases, models, seats, group, copies, eager)
+        if seconds is not None:
+            rate = {
+                name: copies * tokens_per_second(residents[0], seats["target"], group, efficiency, eager)
+                for name, efficiency in RANGE.items()
+            }
+    if not load.requests:
+        seconds = dict.fromkeys(RANGE, 0.0)
+    settings = from_axolotl(cfg)
+    training = training_memory(sizes["target"], settings) if "target" in sizes else None
+    completions = sum(phase.requests for phase in load.phases)
+    written = sum(phase.new_tokens for phase in load.phases)
+    plan = Plan(
+        prepared.files.spec.path,
+        prepared.backend,
+        place,
+        copies,
+        sizes,
+        {resident.name: resident for resident in residents},
+        load,
+        engine,
+        seconds,
+        rate,
+        settings,
+        training,
+        machine.disk_bytes(completions, written),
+        Findings((), (), ()),
+    )
+    return replace(plan, findings=look(cfg, prepared, plan))
+
+
+def _files(prepared: Prepared) -> dict[str, ModelFiles]:
+    guards = {guard.key: guard.files for guard in prepared.guards if isinstance(guard, ModelGuard)}
+    return {"target": prepared.files} | guards
+
+
+def _size(files: ModelFiles) -> ModelSize | None:
+    try:
+        return model_size(files.config)
+    except Exception:  # an architecture that transformers cannot build: then its size is unknown, and said to be
+        return None
+
+
+def _residents(prepared: Prepared, sizes: Mapping[str, ModelSize], load: Workload, gpu: bool) -> list[Resident]:
+    """The models that share a card, the target first."""
+    usual_new = sum(phase.new_tokens for phase in load.phases if phase.model == "target")
+    completions = sum(phase.requests for phase in load.phases if phase.model == "target" and phase.new_tokens)
+    live = load.usual_prompt + _LIVE * usual_new / completions if completions else load.longest["target"] / 2
+    made = []
+    for name, files in _files(prepared).items():
+        if name not in sizes:
+            continue
+        longest = load.longest.get(name, prepared.sequence_len)
+        limit = prepared.safety.engine.max_model_len
+        if name == "target" and limit:
+            longest = min(longest, limit)
+        usual = live if name == "target" else _guard_prompt(load, name) or longest / 2
+        made.append(
+            Resident(name, sizes[name], dtype_of(files, gpu), quantization_of(files), longest, max(1, round(usual)))
+        )
+    return made
+
+
+def _guard_prompt(load: Workload, name: str) -> float:
+    phases = [phase for phase in load.phases if phase.model == name]
+    requests = sum(phase.requests for phase in phases)
+    return sum(phase.prompt_tokens for phase in phases) / requests if requests else 0.0
+
+
+def dtype_of(files: ModelFiles, gpu: bool) -> str:
+    """What ``auto`` becomes: float32 on a CPU, else the checkpoint's own."""
+    if files.spec.dtype != "auto":
+        return files.spec.dtype
+    named = str(getattr(files.config, "dtype", None) or "bfloat16").removeprefix("torch.")
+    return (named if named in ("float32", "float16", "bfloat16") else "bfloat16") if gpu else "float32"
+
+
+def quantization_of(files: ModelFiles) -> str | None:
+    """As the engine is told, or as the checkpoint is: 4 bits count as NF4, 8 as fp8."""
+    stored = getattr(files.config, "quantization_config", None)
+    if files.spec.quantization or not stored:
+        return files.spec.quantization
+    stored = stored if isinstance(stored, dict) else vars(stored)
+    four = stored.get("bits") == 4 or stored.get("load_in_4bit") or stored.get("quant_method") == "mxfp4"
+    return "bitsandbytes" if four else "fp8"
+
+
+def _engine(prepared: Prepared, residents: Sequence[Resident], place: Place) -> tuple[EngineMemory, int]:
+    """Memory of one card, and how many copies of the engine run."""
+    engine, card, count = prepared.safety.engine, place.card, len(place.cards)
+    assert card is not None
+    if prepared.backend == "transformers":
+        return transformers_memory(residents, card.memory_bytes, engine.batch_size), _copies(engine.replicas, count)
+    sizes = [engine.tensor_parallel_size] if engine.tensor_parallel_size else [1, 2, 4, 8]
+    for parallel in sizes:
+        memory = vllm_memory(
+            residents,
+            card.memory_bytes,
+            engine.gpu_memory_utilization,
+            engine.max_num_seqs,
+            engine.enforce_eager,
+            parallel,
+        )
+        if memory.fits or parallel * 2 > count:
+            break
+    return memory, _copies(engine.replicas, count // memory.parallel)
+
+
+def _copies(replicas: str | int, groups: int) -> int:
+    return max(1, groups if replicas == "auto" else min(int(replicas), groups))

@@ -1,0 +1,186 @@
+"""What has to be known before anything is asked: models, rows, sampling, guards. No engine starts here.
+
+The stage and its plan both begin with `prepare`, so that what is planned is what runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import methods as at_work
+from .candidates import Workshop
+from .config import METHODS, PREFIX, TYPES, SafetyConfig
+from .engines.base import ModelSpec, Sampling
+from .engines.choose import choose_backend
+from .errors import ConfigError
+from .guards.judge import BuiltinGuard, Guard, ModelGuard, load_guards
+from .journal import Journal
+from .queue import WorkQueue
+from .reasoning import TargetTokenizer
+from .target import ModelFiles, load_model_files
+from .tasks import Entry, read_entry, resolve_sampling, warn_without_choice
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that the stage needs but an engine.
+
+    Attributes:
+        safety: the section.
+        sequence_len: the longest row that Axolotl keeps, in tokens.
+        files: the target.
+        tokens: its tokenizer.
+        entries: the dataset entries of our types, read.
+        sampling: by generating method.
+        guards: the judges; none if nothing is generated.
+        backend: as resolved; ``none`` if nothing is generated.
+        fingerprint: everything about target and engine that changes what is sampled.
+    """
+
+    safety: SafetyConfig
+    sequence_len: int
+    files: ModelFiles
+    tokens: TargetTokenizer
+    entries: tuple[Entry, ...]
+    sampling: Mapping[str, Sampling]
+    guards: list[Guard]
+    backend: str
+    fingerprint: str
+
+    @property
+    def work_dir(self) -> Path:
+        """Where journals and datasets lie."""
+        return Path(self.safety.work_dir)
+
+    @property
+    def models(self) -> dict[str, ModelSpec]:
+        """What the engine serves, by name."""
+        guards = {guard.key: guard.files.spec for guard in self.guards if isinstance(guard, ModelGuard)}
+        return {"target": self.files.spec} | guards
+
+    def open_journals(self, read_only: bool = False) -> dict[str, Journal]:
+        """One journal per model; two guards that run the same model share theirs. None if nothing is generated."""
+        if self.backend == "none":
+            return {}
+        names = {"target": f"target-{self.fingerprint[:16]}"}
+        for guard in self.guards:
+            if not isinstance(guard, BuiltinGuard):
+                digest = hashlib.sha256(guard.fingerprint.encode()).hexdigest()
+                names[guard.key] = f"guard-{digest[:16]}"
+        folder = self.work_dir / "journal"
+        opened = {name: Journal(folder / f"{name}.jsonl", read_only) for name in set(names.values())}
+        return {key: opened[name] for key, name in names.items()}
+
+    def workshops(self, queue: WorkQueue) -> dict[str, Workshop]:
+        """What each generating method works with."""
+        model = (self.fingerprint, self.files.max_positions, self.sequence_len)
+        return {
+            method: Workshop(queue, self.tokens, self.guards, *model, drawn, self.safety.seed, self.safety.choice)
+            for method, drawn in self.sampling.items()
+        }
+
+
+def prepare(cfg: Any, backend: str | None = None, engine: bool = False) -> Prepared:
+    """Read models, rows and guards, and check that they go together.
+
+    Args:
+        cfg: the final Axolotl config.
+        backend: assume this one without looking for it; a plan for another machine does.
+        engine: find the engine even where nothing is generated.
+
+    Raises:
+        ConfigError, DataError, ModelError: something cannot work.
+    """
+    safety = section(cfg)
+    check_writable(Path(safety.work_dir))
+    methods = our_entries(cfg)
+    generates = any(method != "vanilla" for method in methods.values())
+    files = load_target(cfg, safety)
+    think = (safety.think.open, safety.think.close) if safety.think else None
+    tokens = TargetTokenizer(files.tokenizer, files.stop_token_ids, think)
+    entries = [read_entry(cfg, safety, tokens, index, method) for index, method in methods.items()]
+    tokens.check_round_trip([text for entry in entries for text in entry.sample_texts()], files.tokenizer_file)
+    sampling = {
+        method: resolve_sampling(
+            safety,
+            getattr(safety, method).sampling,
+            cfg.sequence_len,
+            [entry for entry in entries if at_work.may_answer(safety, method, entry.method)],
+            files.family,
+        )
+        for method in at_work.generating(safety, methods.values())
+    }
+    warn_without_choice(safety, sampling)
+    guards = load_guards(safety.guard) if generates else []
+    backend = (backend or choose_backend(safety.engine)) if generates or engine else "none"
+    fingerprint = target_fingerprint(files, safety, backend)
+    return Prepared(safety, cfg.sequence_len, files, tokens, tuple(entries), sampling, guards, backend, fingerprint)
+
+
+def section(cfg: Any) -> SafetyConfig:
+    """The validated ``safety:`` section of a final Axolotl config."""
+    raw = cfg.safety
+    return SafetyConfig.model_validate(raw.to_dict() if hasattr(raw, "to_dict") else raw or {})
+
+
+def our_entries(cfg: Any) -> dict[int, str]:
+    """Index and method of the dataset entries that are ours.
+
+    Raises:
+        ConfigError: a type of ours that does not exist.
+    """
+    found = {}
+    for index, entry in enumerate(cfg.datasets or []):
+        if isinstance(entry.type, str) and entry.type.startswith(PREFIX):
+            method = entry.type.removeprefix(PREFIX)
+            if method not in METHODS:
+                raise ConfigError(
+                    f"datasets: type {entry.type!r} does not exist. Types of this plugin: {', '.join(TYPES)}."
+                )
+            found[index] = method
+    return found
+
+
+def check_writable(work_dir: Path) -> None:
+    """Create the folder and try to write into it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    # Every rank looks, unlocked: one name each, or one would delete the other's.
+    probe = work_dir / f".writable-{socket.gethostname()}-{os.getpid()}"
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe.write_bytes(b"")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"safety.work_dir {str(work_dir)!r} cannot be written: {error}. Set it to a folder on a disk with space "
+            "that this user may write."
+        ) from error
+
+
+def load_target(cfg: Any, safety: SafetyConfig) -> ModelFiles:
+    """The base model as named: the policy that generates is the one that training starts from."""
+    return load_model_files(
+        cfg.base_model,
+        "base_model",
+        tokenizer_name=cfg.tokenizer_config,
+        revision=cfg.revision_of_model,
+        trust_remote_code=bool(cfg.trust_remote_code),
+        dtype=safety.engine.dtype,
+        quantization=safety.engine.quantization,
+    )
+
+
+def target_fingerprint(files: ModelFiles, safety: SafetyConfig, backend: str) -> str:
+    """Hash of everything about target and engine that changes what is sampled; memory settings do not."""
+    parts = [files.fingerprint, backend, safety.engine.dtype, safety.engine.quantization]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
