@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from axolotl_safety.engines import footprint
+from axolotl_safety.engines import gpu_memory
 from axolotl_safety.engines.base import EngineFigures, ModelSpec, Request, Result, ScoreRequest
 from axolotl_safety.engines.errors import EngineError
+from axolotl_safety.engines.gpus import Gpu, read_gpus
 from axolotl_safety.engines.lane import Lane, LaneSettings
 from axolotl_safety.engines.launch import WORKER, Launcher, LocalLauncher, Process
 from axolotl_safety.engines.ledger import Backlog
@@ -89,6 +90,7 @@ class WorkerEngine:
             clock=lambda: time.monotonic() - self._seconds_away,
         )
         self._lanes = [Lane(index, settings, self.figures) for index in range(replicas)]
+        self._gpus_before: tuple[Gpu, ...] = ()
         self._next_number = 0
         self._running = False
         self._owner = os.getpid()
@@ -171,7 +173,7 @@ class WorkerEngine:
         if self._owner != os.getpid():
             raise EngineError("This engine was made in another process; an engine does not survive a fork.")
         if self.figures.starts == 0:
-            self.figures.gpu_used_before_bytes = footprint.gpu_used_bytes()
+            self._gpus_before = read_gpus()
         atexit.unregister(self._at_exit)  # once, however many start
         atexit.register(self._at_exit)
         return self._launcher.start(self._arguments, lane, log_path)
@@ -190,8 +192,10 @@ class WorkerEngine:
                 lane.end(grace_seconds)
             except EngineError as error:  # the others must go too
                 errors.append(error)
-        self.figures.gpu_used_after_bytes = footprint.gpu_used_bytes_settled(self.figures.gpu_used_before_bytes)
-        LOG.info("engine: ended; %s", footprint.describe_gpu(self.figures))
+        # After an error or Ctrl-C nothing follows that would need the memory: look once.
+        patience = gpu_memory.WAIT_SECONDS if grace_seconds > 0 else 0.0
+        self.figures.gpu_memory = gpu_memory.wait_until_given_back(self._gpus_before, read_gpus, patience)
+        LOG.info("engine: ended; %s", gpu_memory.describe(self.figures))
         if errors:
             raise errors[0]
 
