@@ -17,6 +17,7 @@ from typing import Any
 from . import methods as at_work
 from .engines.base import Engine, EngineFigures
 from .engines.choose import start_engine
+from .engines.gpu_memory import require_given_back
 from .errors import ConfigError, StageError
 from .funnel import entry_manifest, log_funnel, warn_of_empty_thoughts, warn_without_benign_rows
 from .guards.judge import check_remote
@@ -68,7 +69,7 @@ def run_stage(
     Raises:
         ConfigError, DataError, ModelError: before any engine starts; also if it cannot fit this machine or takes longer
             than ``safety.max_hours``.
-        StageError: nothing was accepted, or an engine is needed and not allowed.
+        StageError: nothing was accepted, an engine is needed and not allowed, or it left GPU memory taken.
     """
     started = time.monotonic()
     prepared = prepare(cfg)
@@ -83,7 +84,10 @@ def run_stage(
         outcomes, probed = answer(prepared, queue)
     finally:
         queue.close()
-    return _deliver(prepared, outcomes, probed, queue, started)
+    figures = queue.engine.figures if queue.engine else EngineFigures()
+    outputs = _deliver(prepared, outcomes, probed, queue, figures, started)
+    require_given_back(figures)  # last, so that the next run finds everything done
+    return outputs
 
 
 def start_prepared(prepared: Prepared, make_engine: Callable[..., Engine] = start_engine) -> Engine:
@@ -127,10 +131,10 @@ def _deliver(
     outcomes: dict[int, list[Outcome]],
     probed: dict[str, Any],
     queue: WorkQueue,
+    figures: EngineFigures,
     started: float,
 ) -> dict[int, dict[str, Any]]:
     work_dir, kl = prepared.work_dir, prepared.safety.kl is not None
-    figures = queue.engine.figures if queue.engine else EngineFigures()
     common = provenance(prepared, probed, figures)
     outputs = {}
     for entry in prepared.entries:

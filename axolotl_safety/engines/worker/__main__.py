@@ -6,6 +6,7 @@ It imports nothing of the package that started it, so that another environment's
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import traceback
@@ -18,6 +19,7 @@ def main() -> int:
     parser.add_argument("--work-dir", required=True)
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--options", type=json.loads, default={}, help="of a backend, as JSON")
     parser.add_argument("--die-with-parent", action="store_true")
     options = parser.parse_args()
 
