@@ -24,12 +24,14 @@ LOG = logging.getLogger(__name__)
 KINDS = ("completion", "verdict", "score", "failure")
 _FSYNC_SECONDS = 2.0
 _HEAD = re.compile(rb'\{"kind":"([a-z]+)","request_id":"([^"\\]+)"')
+# Made once: json.dumps would build an encoder for every record.
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _TAIL = re.compile(rb',"crc":"([0-9a-f]{8})"\}\Z')
 
 
 def encode_record(kind: str, request_id: str, fields: Mapping[str, Any]) -> bytes:
     """One journal line, newline included."""
-    body = json.dumps({"kind": kind, "request_id": request_id, **fields}, separators=(",", ":")).encode("ascii")[:-1]
+    body = _encode({"kind": kind, "request_id": request_id, **fields}).encode("ascii")[:-1]
     return body + b',"crc":"%08x"}\n' % zlib.crc32(body)
 
 

@@ -22,6 +22,7 @@ from .candidates import Workshop
 from .config import METHODS, PREFIX, TYPES, SafetyConfig
 from .engines.base import Engine, EngineFigures
 from .engines.choose import choose_backend, start_engine
+from .engines.gpu_memory import require_given_back
 from .errors import ConfigError, StageError
 from .funnel import entry_manifest, log_funnel, warn_of_empty_thoughts, warn_without_benign_rows
 from .guards.judge import BuiltinGuard, Guard, ModelGuard, check_remote, load_guards
@@ -97,7 +98,7 @@ def run_stage(
 
     Raises:
         ConfigError, DataError, ModelError: before any engine starts.
-        StageError: nothing was accepted, or an engine is needed and not allowed.
+        StageError: nothing was accepted, an engine is needed and not allowed, or it left GPU memory taken.
     """
     started = time.monotonic()
     safety = section(cfg)
@@ -157,7 +158,9 @@ def run_stage(
         **{method: getattr(safety, method).model_dump() for method in sampling},
         "sequence_len": cfg.sequence_len,
     }
-    return _deliver(work_dir, entries, outcomes, queue, common, figures, started, kl=safety.kl is not None)
+    outputs = _deliver(work_dir, entries, outcomes, queue, common, figures, started, kl=safety.kl is not None)
+    require_given_back(figures)  # last, so that the next run finds everything done
+    return outputs
 
 
 def check_writable(work_dir: Path) -> None:

@@ -2,7 +2,7 @@
 
 Request ids: ``kill:*`` kills the worker, ``hang:*`` hangs it, ``print:*`` prints to stdout, ``slow:*`` takes a second.
 Model paths: ``missing`` does not load, ``die`` kills the worker, ``slow`` takes long, ``stillborn`` dies before it
-starts an item, ``helper`` leaves a helper process that ignores SIGTERM.
+starts an item, ``helper`` leaves a helper process that ignores SIGTERM. ``die@1`` does so where GPU 1 is all it sees.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ class FakeBackend:
 
     def __init__(self, batch_size: int, send) -> None:
         self.batch_size, self.send = batch_size, send
-        self.waiting, self.active, self.done, self.paths = [], [], {}, {}
+        self.waiting, self.active, self.done, self.paths, self.served = [], [], {}, {}, 0
 
     @property
     def busy(self) -> bool:
         return bool(self.waiting or self.active)
 
     def load(self, name, spec) -> None:
-        self.paths[name] = path = spec["path"]
+        path, _, where = spec["path"].partition("@")
+        if where and where != os.environ.get("CUDA_VISIBLE_DEVICES"):
+            path = "fine"
+        self.paths[name] = path
         if path == "missing":
             raise protocol.LoadError("missing: no such file", "Check the path.")
         if path == "die":
@@ -81,6 +84,7 @@ class FakeBackend:
                 events.append(
                     {"type": "completion", "id": item.number, "tokens": so_far, "finish": "length", "logprob": -1.0}
                 )
+            self.served += 1
             self.active.remove(item)
             del self.done[item.number]
         time.sleep(0.002)
@@ -102,4 +106,5 @@ if __name__ == "__main__":
     backend = FakeBackend(batch, channel.send)
     channel.send({"type": "ready"})
     status = protocol.serve(backend, channel)
+    print(f"served {backend.served} on {os.environ.get('CUDA_VISIBLE_DEVICES')}", file=sys.stderr, flush=True)
     os._exit(status)

@@ -1,7 +1,6 @@
 """The client against a worker with the real protocol and no model: what dies, hangs, is refused or cancelled."""
 
 import ast
-import itertools
 import os
 import signal
 import subprocess
@@ -49,7 +48,7 @@ def test_every_request_has_its_result_over_several_runs_on_one_child(tmp_path):
             assert results == {req.request_id: expected(req) for req in asked}
         assert list(engine.run([])) == []
     assert engine.figures.starts == 1 and len(engine.figures.pids) == 1
-    assert engine.figures.peak_rss_bytes > 1e6 and engine.figures.seconds > 0
+    assert 1e6 < engine.figures.peak_rss_bytes < 100e6 and engine.figures.seconds > 0
     assert not is_running(engine.figures.pids[0])
     engine.close()
 
@@ -269,13 +268,3 @@ def test_the_worker_imports_nothing_of_this_package_and_hides_no_library():
             imported += [node.module] if isinstance(node, ast.ImportFrom) else []
             assert {name.split(".")[0] for name in imported} <= allowed, path
     assert not own & (set(sys.stdlib_module_names) | {"transformers", "torch", "numpy", "vllm", "tokenizers", "tests"})
-
-
-def test_our_own_time_per_request_is_small(tmp_path):
-    """A guard against accidents (quadratic queues, a write per message), far above the measured figure."""
-    asked = [request(f"r{i}", prompt=range(1, 60), new=1) for i in range(2000)]
-    with fake_engine(tmp_path, batch_size=512) as engine:
-        list(itertools.islice(engine.run(asked[:1]), 1))
-        started = time.process_time()
-        assert len(list(engine.run(asked))) == 2000
-        assert (time.process_time() - started) / 2000 < 500e-6

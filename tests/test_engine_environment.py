@@ -27,3 +27,9 @@ def test_another_interpreter_does_not_inherit_this_ones_paths():
     environ = {"PYTHONPATH": "/x", "PYTHONHOME": "/y", "VIRTUAL_ENV": "/z"}
     assert child_environment(environ, other_python=True) == {"TOKENIZERS_PARALLELISM": "false"}
     assert child_environment(environ)["PYTHONPATH"] == "/x"
+
+
+def test_a_lane_gets_its_gpus_and_its_threads():
+    child = child_environment({"CUDA_VISIBLE_DEVICES": "0,1,2", "OMP_NUM_THREADS": "8"}, devices=("1", "2"), threads=2)
+    assert child["CUDA_VISIBLE_DEVICES"] == "1,2" and child["OMP_NUM_THREADS"] == "2"
+    assert child_environment({}, devices=())["CUDA_VISIBLE_DEVICES"] == ""

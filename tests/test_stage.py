@@ -21,6 +21,7 @@ from stage_helpers import (
 )
 from transformers import AutoTokenizer
 
+from axolotl_safety.engines.base import GpuMemory
 from axolotl_safety.errors import ConfigError, DataError, ModelError, StageError
 from axolotl_safety.stage import run_stage
 
@@ -319,3 +320,19 @@ def test_rewrites_that_cannot_be_asked_stop_the_run(tmp_path):
     cfg = config(tmp_path, model, tiny.direct_refusal_rows(4), dgr={"on_failure": "keep_original"})
     with pytest.raises(StageError, match="window is 120 tokens"):
         run_stage(cfg, make_engine=scripted(model, "r1")[0])
+
+
+def test_gpu_memory_that_stays_taken_stops_training_and_keeps_the_work(tmp_path, models):
+    model = models("qwen3")
+    cfg = config(tmp_path, model, tiny.direct_refusal_rows(8))
+    start, engines = scripted(model, "qwen3")
+
+    def leaking(*_: Any) -> tiny.ScriptedEngine:
+        engine = start()
+        engine.figures.gpu_memory = (GpuMemory("0", 10**9, 9 * 10**9, 13 * 10**8, ("4242 (python, 7,700 MB)",)),)
+        return engine
+
+    with pytest.raises(StageError, match=r"GPU 0: 9,000 MB .*4242 \(python, 7,700 MB\).*finished work is kept"):
+        run_stage(cfg, make_engine=leaking)
+    output = run_stage(cfg, make_engine=leaking)[0]
+    assert len(engines) == 1 and output["rows"] > 0

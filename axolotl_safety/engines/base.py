@@ -110,15 +110,46 @@ class Failure:
 Result = Completion | Score | Failure
 
 
+@dataclass(frozen=True)
+class GpuMemory:
+    """Memory of one GPU around an engine run.
+
+    Attributes:
+        gpu: as ``CUDA_VISIBLE_DEVICES`` names it.
+        used_before_bytes: in use before the engine started, by whomever.
+        used_after_bytes: in use after it ended.
+        limit_bytes: what may be in use after it.
+        holders: the processes on it after the engine, other than ours: id, name and memory.
+    """
+
+    gpu: str
+    used_before_bytes: int
+    used_after_bytes: int
+    limit_bytes: int
+    holders: tuple[str, ...] = ()
+
+    @property
+    def given_back(self) -> bool:
+        """Whether the engine's memory is free again."""
+        return self.used_after_bytes <= self.limit_bytes
+
+
 @dataclass
 class EngineFigures:
-    """What an engine run cost, for the log and the manifest (bytes, seconds)."""
+    """What an engine run cost, for the log and the manifest.
+
+    Attributes:
+        starts: processes started.
+        pids: their ids, each on its own machine.
+        peak_rss_bytes: the largest process's peak of main memory.
+        gpu_memory: per GPU, before and after; empty without a GPU.
+        seconds: lifetimes of all processes together.
+    """
 
     starts: int = 0
     pids: list[int] = field(default_factory=list)
     peak_rss_bytes: int = 0
-    gpu_used_before_bytes: int | None = None
-    gpu_used_after_bytes: int | None = None
+    gpu_memory: tuple[GpuMemory, ...] = ()
     seconds: float = 0.0
 
 

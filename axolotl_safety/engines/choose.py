@@ -56,9 +56,15 @@ def _can_import(python: str, module: str, here: bool) -> bool:
 
 
 def start_engine(engine: EngineConfig, backend: str, work_dir: Path, models: Mapping[str, ModelSpec]) -> Engine:
-    """An engine that serves these models, in a process of its own that starts with the first request."""
-    from .client import WorkerEngine
+    """An engine that serves these models, in processes of its own that start with the first request.
 
+    Raises:
+        ConfigError: the models do not fit the GPUs, or there are fewer GPUs than asked for.
+    """
+    from .client import WorkerEngine
+    from .placement import plan_placement
+
+    placement = plan_placement(engine, backend, models)
     return WorkerEngine(
         backend=backend,
         python=engine.python,
@@ -66,4 +72,7 @@ def start_engine(engine: EngineConfig, backend: str, work_dir: Path, models: Map
         models=models,
         batch_size=engine.batch_size,
         stall_seconds=engine.stall_seconds,
+        replicas=placement.replicas,
+        devices=placement.devices,
+        threads=placement.threads,
     )

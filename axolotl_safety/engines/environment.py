@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 # A child that sees torchrun's rendezvous believes that it is a rank and waits for the others.
 _LAUNCHER_NAMES = frozenset(
@@ -17,12 +17,19 @@ _ALLOCATOR_NAMES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 _INTERPRETER_NAMES = frozenset(("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"))
 
 
-def child_environment(environ: Mapping[str, str], other_python: bool = False) -> dict[str, str]:
+def child_environment(
+    environ: Mapping[str, str],
+    other_python: bool = False,
+    devices: Sequence[str] | None = None,
+    threads: int | None = None,
+) -> dict[str, str]:
     """Builds the environment of an engine's child.
 
     Args:
         environ: the parent's environment; it is not changed.
         other_python: whether the child runs under another interpreter than the parent.
+        devices: the GPUs that the child may see, as ``CUDA_VISIBLE_DEVICES`` names them; None changes nothing.
+        threads: threads of the child's numeric libraries; None changes nothing.
 
     Returns:
         A copy without the launcher's variables (ranks, rendezvous, Accelerate, FSDP), without the allocator option
@@ -45,4 +52,8 @@ def child_environment(environ: Mapping[str, str], other_python: bool = False) ->
             else:
                 del child[name]
     child["TOKENIZERS_PARALLELISM"] = "false"
+    if devices is not None:
+        child["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    if threads is not None:
+        child["OMP_NUM_THREADS"] = str(threads)
     return child

@@ -1,12 +1,9 @@
-"""What a child process uses: memory of the process, memory of the GPUs, members of its group."""
+"""What a child process uses: its memory, the members of its group."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
-
-from .base import EngineFigures
 
 
 def peak_rss_bytes(pid: int) -> int:
@@ -19,31 +16,6 @@ def peak_rss_bytes(pid: int) -> int:
     except (OSError, ValueError):
         pass
     return 0
-
-
-def gpu_used_bytes() -> int | None:
-    """Memory in use on all GPUs of this machine in bytes, by NVML; None without NVML or without a GPU."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        try:
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-            return sum(int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in handles) if handles else None
-        finally:
-            pynvml.nvmlShutdown()
-    except Exception:  # NVML is a courtesy: whatever it raises, the run goes on without the figure
-        return None
-
-
-def gpu_used_bytes_settled(before: int | None, slack: int = 300 << 20, seconds: float = 5.0) -> int | None:
-    """Memory in use after an exit in bytes: the driver frees with a delay, so wait for ``before + slack``."""
-    deadline = time.monotonic() + seconds
-    while (used := gpu_used_bytes()) is not None and before is not None:
-        if used <= before + slack or time.monotonic() > deadline:
-            break
-        time.sleep(0.1)
-    return used
 
 
 def group_is_alive(pgid: int) -> bool:
@@ -76,11 +48,3 @@ def kill_group(pgid: int, signum: int = signal.SIGKILL) -> None:
         os.killpg(pgid, signum)
     except (ProcessLookupError, PermissionError):
         pass
-
-
-def describe_gpu(figures: EngineFigures) -> str:
-    """Used GPU memory before the engine and after it, in words."""
-    before, after = figures.gpu_used_before_bytes, figures.gpu_used_after_bytes
-    if before is None or after is None:
-        return "no GPU seen"
-    return f"GPU memory in use {before / 1e6:.0f} MB before, {after / 1e6:.0f} MB after"

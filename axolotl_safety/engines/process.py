@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class Child:
             ) from error
         assert self._process.stdin is not None and self._process.stdout is not None
         self.pid = self._process.pid
+        self.name = f"process {self.pid}"
         self.started_at = time.monotonic()
         self.peak_rss_bytes = 0
         self.ended = False  # nothing more will be read
@@ -70,20 +72,28 @@ class Child:
         os.set_blocking(self._stdout.fileno(), False)
         self._selector.register(self._stdout, selectors.EVENT_READ)
         self._writing = False
+        self._asked_to_end: float | None = None
+
+    def fileno(self) -> int:
+        """What becomes readable when `poll` has something to do, so that one wait serves several children."""
+        return self._selector.fileno()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Queues a message; `poll` writes it."""
+        """Queues a message; `flush` or `poll` writes it."""
         self._outgoing += encode(message)
 
     def poll(self, seconds: float) -> list[dict[str, Any]]:
         """Writes what is queued, waits at most ``seconds`` for messages and returns those that are complete."""
-        self._write()
+        self.flush()
         ready = self._selector.select(seconds)
         if not ready and self._process.poll() is not None:
-            self.ended = True  # something else holds its end of the pipe open
+            # Something else holds its end of the pipe open; its last words may have come after the look above.
+            while self._read():
+                pass
+            self.ended = True
         for key, _ in ready:
             if key.fileobj is self._stdin:
-                self._write()
+                self.flush()
             else:
                 self._read()
         if not self._incoming:
@@ -91,7 +101,8 @@ class Child:
         *lines, self._incoming = self._incoming.split(b"\n")
         return [json.loads(line) for line in lines if line]
 
-    def _write(self) -> None:
+    def flush(self) -> None:
+        """Writes as much of what is queued as the pipe takes; the rest goes when it has room again."""
         try:
             while self._outgoing:
                 written = os.write(self._stdin.fileno(), memoryview(self._outgoing)[:_READ_BYTES])
@@ -109,15 +120,24 @@ class Child:
             else:
                 self._selector.unregister(self._stdin)
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Reads what has arrived; whether there was anything."""
         try:
             chunk = os.read(self._stdout.fileno(), _READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         if not chunk:
             self.ended = True
-            self._incoming = b""  # a line that death cut in half
+            self._incoming = self._incoming[: self._incoming.rfind(b"\n") + 1]  # not a line that death cut in half
         self._incoming += chunk
+        return bool(chunk)
+
+    def ask_to_end(self) -> None:
+        """Asks the child to end, without waiting: several children can then come to their end together."""
+        if self._asked_to_end is None and self._process.poll() is None:
+            self._asked_to_end = time.monotonic()
+            self.send({"type": "end"})
+            self.flush()
 
     def end(self, grace_seconds: float) -> str:
         """Ends the child and its group: asks, then SIGTERM, then SIGKILL. Verifies that nothing is left.
@@ -133,8 +153,9 @@ class Child:
         """
         self.peak_rss_bytes = max(self.peak_rss_bytes, footprint.peak_rss_bytes(self.pid))
         if grace_seconds > 0 and self._process.poll() is None:
-            self._outgoing += encode({"type": "end"})
-            self._drain(grace_seconds)
+            self.ask_to_end()
+            asked = self._asked_to_end or 0.0
+            self._drain(asked + grace_seconds - time.monotonic())
             if self._process.poll() is None:
                 footprint.kill_group(self.pid, signal.SIGTERM)
                 self._drain(grace_seconds)
@@ -191,3 +212,8 @@ class Child:
                 return log.read().decode(errors="replace").strip()
         except OSError as error:
             return f"(no log: {error})"
+
+
+def wait(children: Sequence[Child], seconds: float) -> None:
+    """Waits until one of the children has something to say or takes more, at most ``seconds``."""
+    connection.wait(children, seconds)

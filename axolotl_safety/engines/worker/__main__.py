@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--work-dir", required=True)
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--options", type=json.loads, default={}, help="the backend's own, as JSON")
+    parser.add_argument("--options", type=json.loads, default={}, help="of a backend, as JSON")
     parser.add_argument("--die-with-parent", action="store_true")
     options = parser.parse_args()
 
