@@ -12,6 +12,8 @@ from rich.table import Table
 from .findings import gigabytes
 from .plan import Plan
 
+_WORTH_A_LINE = 0.5  # requests expected
+
 
 def summary(plan: Plan) -> list[str]:
     """The figures that decide, in lines without decoration."""
@@ -111,6 +113,8 @@ def _work(console: Console, plan: Plan) -> None:
     held = ", ".join(f"{count} {kind}s" for kind, count in plan.load.held.items()) or "nothing"
     table = _table(f"left to do (the journal holds {held})", "what", "model", "requests", "tokens read", "written")
     for phase in plan.load.phases:
+        if phase.requests < _WORTH_A_LINE:
+            continue
         figures = (f"{value:,.0f}" for value in (phase.requests, phase.prompt_tokens, phase.new_tokens))
         table.add_row(escape(phase.title), phase.model, *figures)
     console.print(table)

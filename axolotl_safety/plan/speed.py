@@ -33,7 +33,7 @@ class Efficiency:
 
 
 # Middle: fits the published 4090 figures with 300 requests of 100 + 600 tokens (databasemart: R1-Distill-Llama-8B 2.4,
-# Qwen-7B 3.6, Qwen-1.5B 8.3 thousand tokens per second) within a tenth. The two others bracket what other versions,
+# Qwen-7B 3.6, Qwen-1.5B 8.3 thousand tokens per second) within a quarter. The two others bracket what other versions,
 # drivers and hosts make of it. Lengths are within 1.5 of their guess in most runs.
 RANGE = {
     "fast": Efficiency(0.8, 0.6, 0.005, 1 / 1.5),
