@@ -17,10 +17,11 @@ from typing import Any
 from . import methods as at_work
 from .candidates import Workshop
 from .config import METHODS, PREFIX, TYPES, SafetyConfig
+from .engine_models import engine_models, longest_sequence, refuse_resampling_without_scores, window_of
 from .engines.base import ModelSpec, Sampling
 from .engines.choose import choose_backend
 from .errors import ConfigError
-from .guards.judge import BuiltinGuard, Guard, ModelGuard, load_guards
+from .guards.judge import BuiltinGuard, Guard, load_guards
 from .journal import Journal
 from .queue import WorkQueue
 from .reasoning import TargetTokenizer
@@ -41,6 +42,7 @@ class Prepared:
         sampling: by generating method.
         guards: the judges; none if nothing is generated.
         backend: as resolved; ``none`` if nothing is generated.
+        window: tokens that the target can hold in this engine, None where nobody says.
         fingerprint: everything about target and engine that changes what is sampled.
     """
 
@@ -52,6 +54,7 @@ class Prepared:
     sampling: Mapping[str, Sampling]
     guards: list[Guard]
     backend: str
+    window: int | None
     fingerprint: str
 
     @property
@@ -62,8 +65,8 @@ class Prepared:
     @property
     def models(self) -> dict[str, ModelSpec]:
         """What the engine serves, by name."""
-        guards = {guard.key: guard.files.spec for guard in self.guards if isinstance(guard, ModelGuard)}
-        return {"target": self.files.spec} | guards
+        longest = longest_sequence(self.safety, self.entries, self.sampling, self.window)
+        return engine_models(self.files, longest, self.guards, self.sequence_len)
 
     def open_journals(self, read_only: bool = False) -> dict[str, Journal]:
         """One journal per model; two guards that run the same model share theirs. None if nothing is generated."""
@@ -80,7 +83,7 @@ class Prepared:
 
     def workshops(self, queue: WorkQueue) -> dict[str, Workshop]:
         """What each generating method works with."""
-        model = (self.fingerprint, self.files.max_positions, self.sequence_len)
+        model = (self.fingerprint, self.window, self.sequence_len)
         return {
             method: Workshop(queue, self.tokens, self.guards, *model, drawn, self.safety.seed, self.safety.choice)
             for method, drawn in self.sampling.items()
@@ -120,8 +123,19 @@ def prepare(cfg: Any, backend: str | None = None, engine: bool = False) -> Prepa
     warn_without_choice(safety, sampling)
     guards = load_guards(safety.guard) if generates else []
     backend = (backend or choose_backend(safety.engine)) if generates or engine else "none"
-    fingerprint = target_fingerprint(files, safety, backend)
-    return Prepared(safety, cfg.sequence_len, files, tokens, tuple(entries), sampling, guards, backend, fingerprint)
+    refuse_resampling_without_scores(safety.choice, sampling, backend)
+    return Prepared(
+        safety=safety,
+        sequence_len=cfg.sequence_len,
+        files=files,
+        tokens=tokens,
+        entries=tuple(entries),
+        sampling=sampling,
+        guards=guards,
+        backend=backend,
+        window=window_of(files, safety, backend),
+        fingerprint=target_fingerprint(files, safety, backend),
+    )
 
 
 def section(cfg: Any) -> SafetyConfig:

@@ -26,7 +26,8 @@ class VllmBackend:
     CPU all of them live in this one.
 
     Args:
-        options: `vllm_options.arguments` names them.
+        options: `vllm_options.arguments` names them; ``memory`` holds, by model name, what it takes of a card
+            (``gpu_memory_utilization``, ``kv_cache_memory_bytes``) and whether it must be ``alone``.
         threads: CPU threads; None leaves the choice to vLLM.
         announce: sends a message at once, for what takes long.
     """
@@ -48,6 +49,7 @@ class VllmBackend:
         device = f"cpu x {torch.get_num_threads()}" if self._on_cpu else f"cuda x {torch.cuda.device_count()}"
         self._about = {"vllm": vllm.__version__, "torch": torch.__version__, "device": device}
         self._options = {**options, "max_num_seqs": options.get("max_num_seqs") or _DEFAULT_MAX_NUM_SEQS}
+        self._memory: dict[str, Message] = options.get("memory") or {}
         self._announce = announce
         self._specs: dict[str, Message] = {}
         self._served: dict[str, Any] = {}
@@ -70,7 +72,8 @@ class VllmBackend:
             LoadError: it cannot be loaded.
         """
         self._specs[name] = spec
-        if not (spec.get("alone") and self._served):
+        alone = self._memory.get(name, {}).get("alone", False)
+        if not (alone and self._served):
             self._start(name)
 
     def _start(self, name: str) -> None:
@@ -78,7 +81,8 @@ class VllmBackend:
         from vllm_model import ServedModel
 
         spec = self._specs[name]
-        given = arguments(spec, self._options, self._on_cpu)
+        memory = {key: value for key, value in self._memory.get(name, {}).items() if key != "alone"}
+        given = arguments(spec, self._options, memory, self._on_cpu)
         shown = {key: value for key, value in given.items() if value is not None}
         LOG.warning("%s: vllm.LLM(%s)", name, ", ".join(f"{key}={value!r}" for key, value in shown.items()))
         try:

@@ -64,14 +64,14 @@ def head_and_window(path: str, spec: dict[str, Any]) -> tuple[int, int | None]:
     return int(text.vocab_size), getattr(text, "max_position_embeddings", None)
 
 
-def arguments(spec: dict[str, Any], options: dict[str, Any], on_cpu: bool) -> dict[str, Any]:
+def arguments(spec: dict[str, Any], options: dict[str, Any], memory: dict[str, Any], on_cpu: bool) -> dict[str, Any]:
     """Keyword arguments of ``vllm.LLM`` for a model.
 
     Args:
-        spec: the fields of ``ModelSpec``, and ``memory``: this model's ``gpu_memory_utilization`` or
-            ``kv_cache_memory_bytes``.
+        spec: the fields of ``ModelSpec``.
         options: what holds for every model: ``max_num_seqs``, ``enforce_eager``, ``enable_prefix_caching``,
             ``tensor_parallel_size``.
+        memory: this model's ``gpu_memory_utilization`` or ``kv_cache_memory_bytes``.
         on_cpu: whether there is no GPU.
 
     Raises:
@@ -95,17 +95,14 @@ def arguments(spec: dict[str, Any], options: dict[str, Any], on_cpu: bool) -> di
         "enable_prefix_caching": bool(options.get("enable_prefix_caching", True)),
         "tensor_parallel_size": options.get("tensor_parallel_size") or 1,
         **_quantization(spec.get("quantization"), on_cpu),
-        **(spec.get("memory") or {}),
+        "max_num_seqs": options["max_num_seqs"],
+        **({"kv_cache_memory_bytes": _CPU_CACHE_BYTES} if on_cpu else {}),
+        **memory,
     }
-    if on_cpu:
-        made.pop("gpu_memory_utilization", None)
-        made.setdefault("kv_cache_memory_bytes", _CPU_CACHE_BYTES)
     vocabulary, window = head_and_window(path, spec)
     longest = spec.get("max_model_len") or window
     if spec.get("max_model_len"):
         made["max_model_len"] = longest
-    if options.get("max_num_seqs"):
-        made["max_num_seqs"] = options["max_num_seqs"]
     chunk = prefill_chunk(vocabulary)
     if not longest or chunk < longest:
         made["long_prefill_token_threshold"] = chunk
