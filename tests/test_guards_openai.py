@@ -22,10 +22,12 @@ from axolotl_safety.guards import openai_prompt
 from axolotl_safety.guards.base import Judged
 from axolotl_safety.guards.judge import BuiltinGuard, OpenAIJudge, check_remote, judge, load_guards
 from axolotl_safety.guards.openai_client import ChatClient
-from axolotl_safety.guards.openai_http import chat_root, is_local
 from axolotl_safety.journal import Journal
 from axolotl_safety.queue import WorkQueue
 from axolotl_safety.register import prepare_config
+from axolotl_safety.servers.patience import Patience
+from axolotl_safety.servers.server import Server as Address
+from axolotl_safety.servers.server import api_root, is_local
 
 SAFE = '{"safe": true, "refusal": true}'
 UNSAFE = '{"safe": false, "refusal": false}'
@@ -120,7 +122,7 @@ def make(url: str, attempts: int = 3, key: str = "guard0", **config: Any) -> Ope
     settings = GuardConfig(**{"model": "judge", "family": "openai", "base_url": url} | config)
     client = ChatClient(
         *(settings.base_url, settings.model, settings.api_key_env, settings.concurrency, settings.timeout_seconds),
-        *(settings.max_new_tokens, attempts, 0.02),
+        *(settings.max_new_tokens, Patience(attempts, 0.02)),
     )
     return OpenAIJudge(settings, key, client)
 
@@ -462,14 +464,14 @@ def test_no_text_leaves_its_place_in_the_question(attack):
 
 
 def test_sending_text_away_is_warned_of(caplog, monkeypatch):
-    class Away(ChatClient):
-        def _options(self):
-            raise ConfigError("not sent in a test")
+    def stay(self):
+        raise ConfigError("not sent in a test")
 
+    monkeypatch.setattr(Address, "options", stay)
     for host, warned in [("judge.example.com", True), ("192.168.1.7:8000", False), ("localhost:8000", False)]:
         caplog.clear()
         with pytest.raises(ConfigError, match="not sent"):
-            Away(f"http://{host}", "judge", None, 1, 1.0, 64).check()
+            ChatClient(f"http://{host}", "judge", None, 1, 1.0, 64).check()
         assert (host in caplog.text and "sent to" in caplog.text) == warned
 
 
@@ -487,7 +489,7 @@ def test_hosts_and_addresses():
     )
     assert all(map(is_local, local))
     assert not any(map(is_local, ("api.openai.com", "8.8.8.8", "judge.example.org", "2001:4860:4860::8888")))
-    assert chat_root("http://h/v1/chat/completions") == "http://h/v1" == chat_root("http://h/")
+    assert api_root("http://h/v1/chat/completions") == "http://h/v1" == api_root("http://h/")
 
 
 def test_guards_are_loaded_without_asking_anybody():
