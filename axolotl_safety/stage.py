@@ -20,7 +20,7 @@ from typing import Any
 from . import methods as at_work
 from .candidates import Workshop
 from .config import METHODS, PREFIX, TYPES, SafetyConfig
-from .engines.base import Engine, EngineFigures
+from .engines.base import Engine, EngineFigures, ModelSpec
 from .engines.choose import choose_backend, start_engine
 from .errors import ConfigError, StageError
 from .funnel import entry_manifest, log_funnel, warn_of_empty_thoughts, warn_without_benign_rows
@@ -108,6 +108,7 @@ def run_stage(
     files = load_target(cfg, safety)
     think = (safety.think.open, safety.think.close) if safety.think else None
     tokens = TargetTokenizer(files.tokenizer, files.stop_token_ids, think)
+    backend = choose_backend(safety.engine) if generates else "none"
     entries = [read_entry(cfg, safety, tokens, index, method) for index, method in methods.items()]
     tokens.check_round_trip([text for entry in entries for text in entry.sample_texts()], files.tokenizer_file)
     sampling = {
@@ -117,19 +118,19 @@ def run_stage(
             cfg.sequence_len,
             [entry for entry in entries if at_work.may_answer(safety, method, entry.method)],
             files.family,
+            backend,
         )
         for method in at_work.generating(safety, methods.values())
     }
     warn_without_choice(safety, sampling)
     guards = load_guards(safety.guard) if generates else []
-    backend = choose_backend(safety.engine) if generates else "none"
 
     models = {"target": files.spec} | {guard.key: guard.files.spec for guard in guards if isinstance(guard, ModelGuard)}
     fingerprint = target_fingerprint(files, safety, backend)
 
     def start() -> Engine:
         check_remote(guards)  # a judge that cannot be asked ends the run before a model loads
-        return make_engine(safety.engine, backend, work_dir, models)
+        return make_engine(safety.engine, backend, work_dir, models, cfg.base_model, files.tokenizer)
 
     queue = WorkQueue(
         open_journals(work_dir, fingerprint, guards) if generates else {},
@@ -146,7 +147,7 @@ def run_stage(
         queue.close()
     figures = queue.engine.figures if queue.engine else EngineFigures()
     common = {
-        "model": {"path": str(cfg.base_model), "fingerprint": files.fingerprint, **asdict(files.spec)},
+        "model": {"path": str(cfg.base_model), "fingerprint": files.fingerprint, **told(files.spec, backend)},
         "engine": {"backend": backend, **asdict(figures)},
         "guards": [{"name": guard.name, "heuristic": guard.heuristic} for guard in guards],
         "guard_settings": [one.model_dump(exclude_defaults=True) for one in safety.guard] if guards else [],
@@ -192,9 +193,18 @@ def load_target(cfg: Any, safety: SafetyConfig) -> ModelFiles:
     )
 
 
+def told(spec: ModelSpec, backend: str) -> dict[str, Any]:
+    """A model for the manifest. How a server holds its weights is not known."""
+    unknown = {"dtype": "unknown (the server's)", "quantization": "unknown (the server's)"}
+    return asdict(spec) | (unknown if backend == "openai" else {})
+
+
 def target_fingerprint(files: ModelFiles, safety: SafetyConfig, backend: str) -> str:
     """Hash of everything about target and engine that changes what is sampled; memory settings do not."""
     parts = [files.fingerprint, backend, safety.engine.dtype, safety.engine.quantization]
+    # A server's address is left out: a server that moves is the same. Without a name of its own, base_model is asked
+    # for, which is in there already.
+    parts += [safety.engine.model] if safety.engine.model else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 

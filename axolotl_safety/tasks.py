@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 
 from .config import DatasetOptions, SafetyConfig, SamplingConfig
 from .engines.base import Sampling
+from .engines.choose import scores_at_any_temperature
 from .errors import ConfigError, DataError
 from .examples import Adapter, BadRow, Example, Label, choose_adapter, read_examples
 from .guards.refusal import is_refusal
@@ -176,7 +177,12 @@ def warn_without_choice(safety: SafetyConfig, methods: Iterable[str]) -> None:
 
 
 def resolve_sampling(
-    safety: SafetyConfig, method: SamplingConfig, sequence_len: int, entries: Sequence[Entry], family: str = "r1"
+    safety: SafetyConfig,
+    method: SamplingConfig,
+    sequence_len: int,
+    entries: Sequence[Entry],
+    family: str = "r1",
+    backend: str = "transformers",
 ) -> Sampling:
     """Method block over ``safety.sampling`` over the preset of the model's family (R1's, where none is known).
 
@@ -204,5 +210,11 @@ def resolve_sampling(
             f"safety: choice resample weighs by p / q, which truncation cuts off: temperature {sampling.temperature}, "
             f"top_p {sampling.top_p}, top_k {sampling.top_k}. Set sampling: {{top_p: 1.0, top_k: 0}} and a temperature "
             "above 0, or another choice."
+        )
+    if safety.choice == "resample" and sampling.temperature != 1 and not scores_at_any_temperature(backend):
+        raise ConfigError(
+            f"safety: choice resample needs scores at the sampling temperature, which is {sampling.temperature}, and "
+            f"engine backend {backend} scores at temperature 1 only. Set sampling: {{temperature: 1.0}}, engine: "
+            "{backend: transformers}, or another choice."
         )
     return sampling

@@ -100,7 +100,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Failure:
-    """A request that the engine gave up on: ``reason`` is ``poisoned`` or ``refused``."""
+    """A request that the engine gave up on: ``reason`` is ``poisoned``, ``refused``, or a server's ``malformed``."""
 
     request_id: str
     reason: str
@@ -112,7 +112,7 @@ Result = Completion | Score | Failure
 
 @dataclass
 class EngineFigures:
-    """What an engine run cost, for the log and the manifest (bytes, seconds)."""
+    """What an engine run cost, for the log and the manifest (bytes, seconds), and what a server says of itself."""
 
     starts: int = 0
     pids: list[int] = field(default_factory=list)
@@ -120,6 +120,7 @@ class EngineFigures:
     gpu_used_before_bytes: int | None = None
     gpu_used_after_bytes: int | None = None
     seconds: float = 0.0
+    server: dict[str, Any] = field(default_factory=dict)
 
 
 class Engine(Protocol):
