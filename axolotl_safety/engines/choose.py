@@ -34,7 +34,8 @@ def choose_backend(engine: EngineConfig) -> str:
         return "openai"
     if engine.backend not in ("auto", "transformers"):
         raise ConfigError(
-            f"safety.engine.backend: {engine.backend} is not part of this version yet. Use transformers, openai or auto."
+            f"safety.engine.backend: {engine.backend} is not part of this version yet. Use transformers, openai or "
+            "auto."
         )
     if engine.backend == "transformers":
         found = _can_import(python, "transformers", engine.python is None)
@@ -110,6 +111,6 @@ def _served(
     others = {name: spec for name, spec in models.items() if name != "target"}
     if not others:
         return server
-    here = EngineConfig(batch_size=engine.batch_size, stall_seconds=engine.stall_seconds)
+    here = EngineConfig(python=engine.python, batch_size=engine.batch_size, stall_seconds=engine.stall_seconds)
     local = start_engine(here, choose_backend(here), work_dir, others)
     return RoutedEngine({"target": server} | dict.fromkeys(others, local))

@@ -15,7 +15,7 @@ from ..servers.flow import answers, hold_back
 from ..servers.patience import Patience
 from ..servers.replies import REFUSED, fault_of, first_choice
 from ..servers.server import Server, api_root
-from .base import Completion, EngineFigures, Failure, Request, Result, ScoreRequest
+from .base import EngineFigures, Failure, Request, Result, ScoreRequest
 from .server_check import check_tokenizer, look_at, probe
 from .server_wire import body_of, read_completion, read_score, tokens_of
 

@@ -48,7 +48,7 @@ class Patience:
         )
 
     def _wait(self, state: RetryCallState) -> float:
-        """Seconds to wait: what the server asks for, else the backoff; the jitter spreads requests that failed at once."""
+        """Seconds to wait: what the server asks for, else the backoff; the jitter spreads who failed at once."""
         fault = state.outcome.exception() if state.outcome else None
         asked = fault.wait_seconds if isinstance(fault, Passing) else None
         backoff = min(self.first_wait_seconds * 2.0 ** (state.attempt_number - 1), self.longest_wait_seconds)
