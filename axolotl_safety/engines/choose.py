@@ -50,9 +50,12 @@ def choose_backend(engine: EngineConfig) -> str:
 
 
 def _can_import(python: str, module: str, here: bool) -> bool:
+    # A folder of that name on the path, such as a clone of the repository, is a spec without an origin and no module.
     if here:
-        return importlib.util.find_spec(module) is not None
-    probe = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+        spec = importlib.util.find_spec(module)
+        return spec is not None and spec.origin is not None
+    found = f"importlib.util.find_spec({module!r})"
+    probe = f"import importlib.util, sys; sys.exit(getattr({found}, 'origin', None) is None)"
     try:
         return subprocess.run([python, "-c", probe], timeout=_PROBE_SECONDS, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
