@@ -35,6 +35,7 @@ class Prepared:
 
     Attributes:
         safety: the section.
+        base_model: the target's name as the YAML has it.
         sequence_len: the longest row that Axolotl keeps, in tokens.
         files: the target.
         tokens: its tokenizer.
@@ -47,6 +48,7 @@ class Prepared:
     """
 
     safety: SafetyConfig
+    base_model: str
     sequence_len: int
     files: ModelFiles
     tokens: TargetTokenizer
@@ -126,6 +128,7 @@ def prepare(cfg: Any, backend: str | None = None, engine: bool = False) -> Prepa
     refuse_resampling_without_scores(safety.choice, sampling, backend)
     return Prepared(
         safety=safety,
+        base_model=str(cfg.base_model),
         sequence_len=cfg.sequence_len,
         files=files,
         tokens=tokens,
@@ -197,4 +200,7 @@ def load_target(cfg: Any, safety: SafetyConfig) -> ModelFiles:
 def target_fingerprint(files: ModelFiles, safety: SafetyConfig, backend: str) -> str:
     """Hash of everything about target and engine that changes what is sampled; memory settings do not."""
     parts = [files.fingerprint, backend, safety.engine.dtype, safety.engine.quantization]
+    # A server's address is left out: a server that moves is the same. Without a name of its own, base_model is asked
+    # for, which is in there already.
+    parts += [safety.engine.model] if safety.engine.model else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]

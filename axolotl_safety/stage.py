@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from . import methods as at_work
-from .engines.base import Engine, EngineFigures
+from .engines.base import Engine, EngineFigures, ModelSpec
 from .engines.choose import start_engine
 from .engines.gpu_memory import require_given_back
 from .errors import ConfigError, StageError
@@ -97,7 +97,14 @@ def start_prepared(prepared: Prepared, make_engine: Callable[..., Engine] = star
         ConfigError: an endpoint does not answer.
     """
     check_remote(prepared.guards)
-    return make_engine(prepared.safety.engine, prepared.backend, prepared.work_dir, prepared.models)
+    return make_engine(
+        prepared.safety.engine,
+        prepared.backend,
+        prepared.work_dir,
+        prepared.models,
+        prepared.base_model,
+        prepared.files.tokenizer,
+    )
 
 
 def answer(prepared: Prepared, queue: WorkQueue) -> tuple[dict[int, list[Outcome]], dict[str, Any]]:
@@ -113,7 +120,7 @@ def provenance(prepared: Prepared, probed: dict[str, Any], figures: EngineFigure
     """What a manifest says of models, engine, guards and settings."""
     safety, files, guards = prepared.safety, prepared.files, prepared.guards
     return {
-        "model": {"fingerprint": files.fingerprint, **asdict(files.spec)},
+        "model": {"fingerprint": files.fingerprint, **told(files.spec, prepared.backend)},
         "engine": {"backend": prepared.backend, **asdict(figures)},
         "guards": [{"name": guard.name, "heuristic": guard.heuristic} for guard in guards],
         "guard_settings": [one.model_dump(exclude_defaults=True) for one in safety.guard] if guards else [],
@@ -124,6 +131,12 @@ def provenance(prepared: Prepared, probed: dict[str, Any], figures: EngineFigure
         **{method: getattr(safety, method).model_dump() for method in prepared.sampling},
         "sequence_len": prepared.sequence_len,
     }
+
+
+def told(spec: ModelSpec, backend: str) -> dict[str, Any]:
+    """A model for the manifest. How a server holds its weights is not known."""
+    unknown = {"dtype": "unknown (the server's)", "quantization": "unknown (the server's)"}
+    return asdict(spec) | (unknown if backend == "openai" else {})
 
 
 def _deliver(

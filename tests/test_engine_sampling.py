@@ -6,8 +6,9 @@ import torch
 from engine_helpers import WORKER  # noqa: F401  (puts the worker on the path)
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from draws import draw_key  # isort: skip
 from items import GenerateItem  # isort: skip
-from sampling import Warp, cutoff, draw_key, invert, sample, uniforms
+from sampling import Warp, cutoff, invert, sample, uniforms
 
 torch.set_num_threads(1)
 

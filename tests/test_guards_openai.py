@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from axolotl.utils.dict import DictDefault
+from fake_server import FakeServer
 from guard_tools import ITEM
 
 from axolotl_safety.config import GuardConfig
@@ -22,80 +21,15 @@ from axolotl_safety.guards import openai_prompt
 from axolotl_safety.guards.base import Judged
 from axolotl_safety.guards.judge import BuiltinGuard, OpenAIJudge, check_remote, judge, load_guards
 from axolotl_safety.guards.openai_client import ChatClient
-from axolotl_safety.guards.openai_http import chat_root, is_local
 from axolotl_safety.journal import Journal
 from axolotl_safety.queue import WorkQueue
 from axolotl_safety.register import prepare_config
+from axolotl_safety.servers.patience import Patience
+from axolotl_safety.servers.server import Server, api_root, is_local
 
 SAFE = '{"safe": true, "refusal": true}'
 UNSAFE = '{"safe": false, "refusal": false}'
 KEY = "sk-very-secret-0123456789"
-
-
-class Server:
-    """A judge on localhost that answers by ``reply(user text, how often it was asked) -> (status, body, headers)``."""
-
-    def __init__(
-        self, reply: Callable[[str, int], tuple[int, Any, dict[str, str]]], models: tuple[int, Any] | None = None
-    ):
-        self.reply, self.models = reply, models or (200, {"data": [{"id": "judge"}]})
-        self.asked: list[str] = []
-        self.headers: list[dict[str, str]] = []
-        self.bodies: list[dict[str, Any]] = []
-        self.paths: list[str] = []
-        self.busy = self.most_busy = 0
-        self.lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-            def send(self, status: int, body: Any, headers: dict[str, str]) -> None:
-                data = body if isinstance(body, bytes) else json.dumps(body).encode()
-                drips = float(headers.pop("Drips", 0))
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(data)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                for index in range(len(data) if drips else 0):
-                    time.sleep(drips)
-                    self.wfile.write(data[index : index + 1])
-                if not drips:
-                    self.wfile.write(data)
-
-            def do_GET(self) -> None:
-                outer.paths.append(self.path)
-                outer.headers.append(dict(self.headers))
-                self.send(*outer.models, {})
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                user = body["messages"][-1]["content"]
-                with outer.lock:
-                    outer.paths.append(self.path)
-                    outer.headers.append(dict(self.headers))
-                    outer.bodies.append(body)
-                    outer.asked.append(user)
-                    outer.busy += 1
-                    outer.most_busy = max(outer.most_busy, outer.busy)
-                    times = outer.asked.count(user)
-                try:
-                    answer = outer.reply(user, times)
-                finally:
-                    with outer.lock:
-                        outer.busy -= 1
-                try:
-                    self.send(*answer)
-                except OSError:
-                    pass  # the client gave up
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
 
 def says(text: str | None, finish: str = "stop") -> tuple[int, Any, dict[str, str]]:
@@ -104,23 +38,22 @@ def says(text: str | None, finish: str = "stop") -> tuple[int, Any, dict[str, st
 
 @pytest.fixture
 def serve():
-    servers: list[Server] = []
+    servers: list[FakeServer] = []
 
-    def start(reply: Callable[[str, int], Any], models: tuple[int, Any] | None = None) -> Server:
-        servers.append(Server(reply, models))
+    def start(reply: Callable[[str, int], Any], models: tuple[int, Any] | None = None) -> FakeServer:
+        servers.append(FakeServer(reply, models or (200, {"data": [{"id": "judge"}]})))
         return servers[-1]
 
     yield start
     for server in servers:
-        server.http.shutdown()
-        server.http.server_close()
+        server.stop()
 
 
 def make(url: str, attempts: int = 3, key: str = "guard0", **config: Any) -> OpenAIJudge:
     settings = GuardConfig(**{"model": "judge", "family": "openai", "base_url": url} | config)
     client = ChatClient(
         *(settings.base_url, settings.model, settings.api_key_env, settings.concurrency, settings.timeout_seconds),
-        *(settings.max_new_tokens, attempts, 0.02),
+        *(settings.max_new_tokens, Patience(attempts, 0.02)),
     )
     return OpenAIJudge(settings, key, client)
 
@@ -388,8 +321,7 @@ def test_an_address_with_credentials_or_none_is_refused_and_not_repeated(url):
 
 def test_an_unreachable_server_is_named_before_any_engine(serve):
     server = serve(lambda user, times: says(SAFE))
-    server.http.shutdown()
-    server.http.server_close()
+    server.stop()
     with pytest.raises(ConfigError, match="cannot be reached.*Start the server"):
         check_remote([make(server.url)])
 
@@ -462,14 +394,14 @@ def test_no_text_leaves_its_place_in_the_question(attack):
 
 
 def test_sending_text_away_is_warned_of(caplog, monkeypatch):
-    class Away(ChatClient):
-        def _options(self):
-            raise ConfigError("not sent in a test")
+    def stay(self):
+        raise ConfigError("not sent in a test")
 
+    monkeypatch.setattr(Server, "options", stay)
     for host, warned in [("judge.example.com", True), ("192.168.1.7:8000", False), ("localhost:8000", False)]:
         caplog.clear()
         with pytest.raises(ConfigError, match="not sent"):
-            Away(f"http://{host}", "judge", None, 1, 1.0, 64).check()
+            ChatClient(f"http://{host}", "judge", None, 1, 1.0, 64).check()
         assert (host in caplog.text and "sent to" in caplog.text) == warned
 
 
@@ -487,7 +419,7 @@ def test_hosts_and_addresses():
     )
     assert all(map(is_local, local))
     assert not any(map(is_local, ("api.openai.com", "8.8.8.8", "judge.example.org", "2001:4860:4860::8888")))
-    assert chat_root("http://h/v1/chat/completions") == "http://h/v1" == chat_root("http://h/")
+    assert api_root("http://h/v1/chat/completions") == "http://h/v1" == api_root("http://h/")
 
 
 def test_guards_are_loaded_without_asking_anybody():

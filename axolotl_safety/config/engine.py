@@ -14,8 +14,8 @@ Backend = Literal["auto", "vllm", "transformers", "openai", "ray"]
 _BATCHED = ("auto", "transformers", "ray")
 _VLLM = ("auto", "vllm", "ray")
 _READ_BY: dict[str, tuple[str, ...]] = {
-    "python": ("auto", "vllm", "transformers", "ray"),
-    "batch_size": _BATCHED,
+    "batch_size": (*_BATCHED, "openai"),  # guard models run here when the target's server is elsewhere
+    "dtype": ("auto", "vllm", "transformers", "ray"),
     "replicas": ("auto", "vllm", "transformers", "ray"),
     "tensor_parallel_size": _VLLM,
     "gpu_memory_utilization": _VLLM,

@@ -102,7 +102,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Failure:
-    """A request that the engine gave up on: ``reason`` is ``poisoned`` or ``refused``."""
+    """A request that the engine gave up on: ``reason`` is ``poisoned``, ``refused``, or a server's ``malformed``."""
 
     request_id: str
     reason: str

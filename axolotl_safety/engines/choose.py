@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..config import EngineConfig
 from ..errors import ConfigError
@@ -51,10 +52,10 @@ def choose_backend(
             f"safety.engine.python {engine.python!r} is not there. Give the path of another environment's "
             "interpreter, such as /opt/vllm/bin/python, or remove the key."
         )
+    if engine.backend == "openai":
+        return "openai"
     if engine.backend not in ("auto", "transformers", "vllm"):
-        raise ConfigError(
-            f"safety.engine.backend: {engine.backend} is not part of this version yet. Use vllm, transformers or auto."
-        )
+        raise ConfigError(f"safety.engine.backend: {engine.backend} is not part of this version yet. Use another.")
     found = ask(engine.python)
     if found.fault:
         raise ConfigError(
@@ -81,12 +82,30 @@ def choose_backend(
     return backend
 
 
-def start_engine(engine: EngineConfig, backend: str, work_dir: Path, models: Mapping[str, ModelSpec]) -> Engine:
+def start_engine(
+    engine: EngineConfig,
+    backend: str,
+    work_dir: Path,
+    models: Mapping[str, ModelSpec],
+    base_model: str = "",
+    tokenizer: Any = None,
+) -> Engine:
     """An engine that serves these models, in processes of its own that start with the first request.
 
+    Args:
+        engine: the YAML's section.
+        backend: from `choose_backend`.
+        work_dir: where logs go.
+        models: by the name that requests use.
+        base_model: the target's name as the YAML has it, which a server is asked for.
+        tokenizer: the target's, to compare with a server's.
+
     Raises:
-        ConfigError: the models do not fit the GPUs, or there are fewer GPUs than asked for.
+        ConfigError: the models do not fit the GPUs, there are fewer GPUs than asked for, or a server cannot be the
+            engine.
     """
+    if backend == "openai":
+        return _served(engine, work_dir, models, base_model, tokenizer)
     from .client import WorkerEngine
     from .placement import plan_placement
     from .vllm_settings import max_num_seqs, read_needs, worker_options
@@ -110,3 +129,20 @@ def start_engine(engine: EngineConfig, backend: str, work_dir: Path, models: Map
         threads=placement.threads,
         options=options,
     )
+
+
+def _served(
+    engine: EngineConfig, work_dir: Path, models: Mapping[str, ModelSpec], base_model: str, tokenizer: Any
+) -> Engine:
+    """The target's server, checked; what else there is to run (guard models) runs here, as with backend auto."""
+    from .routed import RoutedEngine
+    from .server_engine import ServerEngine, server_of
+
+    server = ServerEngine(server_of(engine, base_model or models["target"].path), tokenizer)
+    server.check()
+    others = {name: spec for name, spec in models.items() if name != "target"}
+    if not others:
+        return server
+    here = EngineConfig(python=engine.python, batch_size=engine.batch_size, stall_seconds=engine.stall_seconds)
+    local = start_engine(here, choose_backend(here), work_dir, others)
+    return RoutedEngine({"target": server} | dict.fromkeys(others, local))

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from draws import draw_key
 from items import GenerateItem, failure
 from loading import Loaded
-from sampling import draw_key
 from torch import Tensor
 from transformers.cache_utils import Cache
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,11 +14,6 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _NUCLEUS_GUESS = 1024  # the nucleus nearly always lies within this many tokens, which spares a sort of the vocabulary
 _BLOCK = 512
-
-
-def draw_key(seed: int, request_id: str) -> int:
-    """The 64 bits that decide all draws of a request."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}|{request_id}".encode(), digest_size=8).digest(), "little")
 
 
 def uniforms(keys_B: np.ndarray, steps_B: np.ndarray) -> np.ndarray:

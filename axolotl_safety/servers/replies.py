@@ -1,23 +1,25 @@
-"""Addresses of OpenAI-compatible servers, and what their replies say."""
+"""What servers' replies say, and which faults may pass."""
 
 from __future__ import annotations
 
 import email.utils
-import ipaddress
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-
-from .base import Answer
 
 if TYPE_CHECKING:
     import httpx
 
+REFUSED = (400, 413, 422)  # the server's own word on this one request: too long, or filtered
+PASSING = (408, 409, 425, 429)
 _LONGEST_WAIT_SECONDS = 300.0
 
 
 class Passing(Exception):
-    """A fault that may be gone at the next try."""
+    """A fault that may be gone at the next try.
+
+    Attributes:
+        wait_seconds: how long the server asks to wait, None if it does not say.
+    """
 
     def __init__(self, message: str, wait_seconds: float | None = None):
         super().__init__(message)
@@ -26,28 +28,6 @@ class Passing(Exception):
 
 class Malformed(Passing):
     """A reply of status 200 without an answer, as some gateways give for a fault behind them."""
-
-
-def chat_root(base_url: str) -> str:
-    """The address that ends in ``/v1``, as the OpenAI client has it; a given path is kept.
-
-    Example:
-        >>> chat_root("http://localhost:8000"), chat_root("https://host/api/v1/")
-        ('http://localhost:8000/v1', 'https://host/api/v1')
-    """
-    root = base_url.rstrip("/").removesuffix("/chat/completions")
-    return root if urlsplit(root).path else f"{root}/v1"
-
-
-def is_local(host: str) -> bool:
-    """Whether a host name or address is this machine or a private network, as far as its name says."""
-    if host == "localhost" or host.endswith((".localhost", ".local", ".internal", ".lan")):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return "." not in host
-    return address.is_loopback or address.is_private
 
 
 def fault_of(reply: httpx.Response) -> dict[str, Any]:
@@ -60,8 +40,8 @@ def fault_of(reply: httpx.Response) -> dict[str, Any]:
     return fault if isinstance(fault, dict) else {}
 
 
-def read_choice(request_id: str, reply: httpx.Response) -> Answer:
-    """The first choice's text.
+def first_choice(reply: httpx.Response) -> dict[str, Any]:
+    """The first of the choices in a reply of status 200.
 
     Raises:
         Passing: it is not JSON, as from a proxy whose server is away.
@@ -73,10 +53,11 @@ def read_choice(request_id: str, reply: httpx.Response) -> Answer:
         raise Passing("status 200 without JSON") from error
     try:
         choice = said["choices"][0]
-        text, finish = choice["message"]["content"], choice["finish_reason"]
     except (KeyError, IndexError, TypeError) as error:
         raise Malformed("status 200 without a choice") from error
-    return Answer(request_id, text if isinstance(text, str) else "", str(finish))
+    if not isinstance(choice, dict):
+        raise Malformed("status 200 without a choice")
+    return choice
 
 
 def retry_after(reply: httpx.Response) -> float | None:
@@ -92,13 +73,13 @@ def retry_after(reply: httpx.Response) -> float | None:
     return min(seconds, _LONGEST_WAIT_SECONDS) if seconds >= 0 else None
 
 
-def model_names(reply: httpx.Response) -> list[str]:
-    """Model names in the answer to GET /models; empty where the server has no such path."""
+def listed_models(reply: httpx.Response) -> dict[str, dict[str, Any]]:
+    """The answer to GET /models by model name; empty where the server has no such path."""
     try:
         data: Any = reply.json()["data"] if reply.status_code == 200 else []
-        return [str(entry["id"]) for entry in data]
+        return {str(entry["id"]): dict(entry) for entry in data}
     except (ValueError, KeyError, TypeError):
-        return []
+        return {}
 
 
 def brief(error: Exception) -> str:
