@@ -40,6 +40,7 @@ class ModelSpec:
         dtype: ``auto`` (float32 on a CPU, else the checkpoint's), ``float32``, ``bfloat16``, ``float16``.
         quantization: None, or a scheme that the backend knows.
         trust_remote_code: only what the user set for ``base_model``.
+        adapter: folder of a LoRA adapter on top of it, or None.
     """
 
     path: str
@@ -47,6 +48,7 @@ class ModelSpec:
     dtype: str = "auto"
     quantization: str | None = None
     trust_remote_code: bool = False
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
