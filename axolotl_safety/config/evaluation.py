@@ -84,7 +84,9 @@ class EvalConfig(Strict):
     def _one_set_or_many(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        return {key: [value] if key in AXES and isinstance(value, (str, dict)) else value for key, value in data.items()}
+        return {
+            key: [value] if key in AXES and isinstance(value, (str, dict)) else value for key, value in data.items()
+        }
 
     @model_validator(mode="after")
     def _asks_something(self) -> EvalConfig:
@@ -98,5 +100,7 @@ class EvalConfig(Strict):
             if axis != "reasoning" and (one.lm_eval or one.answer_field or one.judge != "auto"):
                 raise ValueError(f"{axis}: lm_eval, answer_field and judge are for reasoning")
         if self.samples > 1 and self.sampling.temperature == 0:
-            raise ValueError(f"{self.samples} samples at temperature 0 are {self.samples} times the same; set samples: 1")
+            raise ValueError(
+                f"{self.samples} samples at temperature 0 are {self.samples} times the same; set samples: 1"
+            )
         return self

@@ -124,8 +124,14 @@ def load_set(
     chosen = select_rows([item.item_id for item in items], block.max_items or settings.max_items, seed)
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=repr).encode()).hexdigest()
     kept = tuple(item for item in items if item.item_id in chosen)
-    LOG.info("evaluation set %s (%s): %d rows, %d asked, %d unusable", spec.name, spec.axis, len(rows), len(kept),
-             sum(skipped.values()))
+    LOG.info(
+        "evaluation set %s (%s): %d rows, %d asked, %d unusable",
+        spec.name,
+        spec.axis,
+        len(rows),
+        len(kept),
+        sum(skipped.values()),
+    )
     return LoadedSet(spec, len(rows), kept, dict(sorted(skipped.items())), digest)
 
 

@@ -80,9 +80,7 @@ def _holds_model(folder: Path) -> bool:
     return (folder / _ADAPTER).is_file() or whole
 
 
-def _tuned(
-    cfg: Any, safety: SafetyConfig, folder: str, base: ModelFiles, backend: str, weights: str
-) -> Contestant:
+def _tuned(cfg: Any, safety: SafetyConfig, folder: str, base: ModelFiles, backend: str, weights: str) -> Contestant:
     path = Path(folder).expanduser().absolute()
     name = path.name if path.name != "model" else f"{path.parent.name}/{path.name}"
     if (path / _ADAPTER).is_file():
@@ -139,4 +137,6 @@ def _check_adapter(cfg: Any, path: Path, backend: str) -> None:
         )
     below = said.get("base_model_name_or_path")
     if below and str(below) != str(cfg.base_model) and Path(str(below)).absolute() != Path(cfg.base_model).absolute():
-        LOG.warning("%s was trained on %r, and base_model is %r; it is loaded onto the latter", path, below, cfg.base_model)
+        LOG.warning(
+            "%s was trained on %r, and base_model is %r; it is loaded onto the latter", path, below, cfg.base_model
+        )

@@ -86,9 +86,7 @@ _HARM = (
         prompt_fields=("adversarial",),
         keep=_has("data_type", "adversarial_harmful"),
     ),
-    EvalSet(
-        "XSTest", "harm", "walledai/XSTest", "CC-BY-4.0", split="test", keep=_has("label", "unsafe")
-    ),
+    EvalSet("XSTest", "harm", "walledai/XSTest", "CC-BY-4.0", split="test", keep=_has("label", "unsafe")),
     EvalSet(
         "JBB-Behaviors",
         "harm",
@@ -195,5 +193,3 @@ def resolve(block: EvalSetConfig, axis: Axis) -> EvalSet:
 def _stem(path: str) -> str:
     name = path.rstrip("/").rpartition("/")[2]
     return name.rsplit(".", 1)[0] if name.lower().endswith((".json", ".jsonl", ".csv", ".parquet")) else path
-
-

@@ -145,11 +145,15 @@ def sign_flip_test(differences_I: np.ndarray, draws: int = 10_000, seed: int = 0
     return float((extreme.sum() + 1) / (draws + 1))
 
 
+def _binary(values: np.ndarray) -> bool:
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
 def rate(values_IN: np.ndarray, level: float = LEVEL) -> Estimate:
     """A share with its interval: Wilson's for one sample per item, else a bootstrap over items.
 
     Args:
-        values_IN: 0 or 1, one row per item.
+        values_IN: 0 or 1 (scores between are bootstrapped), one row per item.
         level: of the interval.
 
     Raises:
@@ -160,9 +164,10 @@ def rate(values_IN: np.ndarray, level: float = LEVEL) -> Estimate:
         raise ValueError("no outcomes, so there is no rate")
     items, samples = values.shape
     mean = float(values.mean())
-    if samples == 1 or np.ptp(values.mean(axis=1)) == 0:  # items that all agree tell the bootstrap nothing
+    plain = samples == 1 and _binary(values)
+    if plain or np.ptp(values.mean(axis=1)) == 0:  # items that all agree tell the bootstrap nothing
         low, high = wilson(mean * items, items, level)
-        return Estimate(mean, float(low), float(high), "Wilson" if samples == 1 else "Wilson, n = items")
+        return Estimate(mean, float(low), float(high), "Wilson" if plain else "Wilson, n = items")
     return Estimate(mean, *cluster_bootstrap(values, level), "bootstrap over items")
 
 
@@ -186,16 +191,21 @@ def paired_difference(first_IN: np.ndarray, second_IN: np.ndarray, level: float 
     items, samples = first.shape
     gaps_I = first.mean(axis=1) - second.mean(axis=1)
     mean = float(gaps_I.mean())
-    if samples == 1:
+    if samples == 1 and _binary(first) and _binary(second):
         b, c = int((gaps_I > 0).sum()), int((gaps_I < 0).sum())
         low, high = tango(b, c, items, level)
         return Estimate(mean, float(low), float(high), "Tango"), mcnemar_exact(b, c), "McNemar, exact"
     if np.ptp(gaps_I) == 0:
-        half = float(wilson(0, items, level)[1])  # as many items could differ as a rate of 0 may hide
-        found = Estimate(mean, max(mean - half, -1.0), min(mean + half, 1.0), "Wilson of no difference")
+        found = _no_spread(mean, items, level)
     else:
         found = Estimate(mean, *cluster_bootstrap(gaps_I[:, None], level), "bootstrap over items")
     return found, sign_flip_test(gaps_I), "sign flips over items"
+
+
+def _no_spread(mean: float, items: int, level: float) -> Estimate:
+    """Where no item differs from another, as many may differ elsewhere as a rate of 0 can hide."""
+    half = float(wilson(0, items, level)[1])
+    return Estimate(mean, max(mean - half, -1.0), min(mean + half, 1.0), "Wilson of no spread")
 
 
 def mean_of_sets(gaps: list[np.ndarray], level: float = LEVEL, draws: int = _DRAWS, seed: int = 0) -> Estimate:
@@ -209,6 +219,8 @@ def mean_of_sets(gaps: list[np.ndarray], level: float = LEVEL, draws: int = _DRA
     """
     rng = np.random.default_rng(seed)
     total = np.zeros(draws)
+    if all(np.ptp(gaps_I) == 0 for gaps_I in gaps):
+        return _no_spread(float(np.mean([gaps_I.mean() for gaps_I in gaps])), min(map(len, gaps)), level)
     for gaps_I in gaps:
         counts = rng.multinomial(len(gaps_I), np.full(len(gaps_I), 1 / len(gaps_I)), size=draws)
         total += counts @ gaps_I / len(gaps_I)
