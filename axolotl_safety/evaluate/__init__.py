@@ -7,14 +7,15 @@ sampling, seed, guards), so a rerun writes the same bytes to the same place. ``e
 completion stands in it. Keys may be added under the same ``schema``; none changes its meaning.
 
 * ``schema`` 1, ``hash``, ``seed``, ``sampling`` (of all sets but lm-eval's), ``samples`` (reasoning), ``versions``
-* ``models``: ``name`` (``base``, then the others), ``path``, ``fingerprint``, ``kind`` (``base``, ``adapter``, ``model``),
-  ``loaded`` (how, in words)
+* ``models``: ``name`` (``base``, then the others), ``path``, ``backend``, ``fingerprint``, ``kind`` (``base``,
+  ``adapter``, ``model``), ``loaded`` (how, in words)
 * ``judges``: ``harm`` and ``refusal``, each ``name`` and ``heuristic``
 * ``sets``: ``set``, ``axis``, ``source``, ``licence``, ``rows``, ``n``, ``skipped`` (by reason), ``judge``,
   ``overlap`` (``exact``, ``ngram``, ``any``: prompts shared with the training data; null where that is not known)
-* ``figures``: ``set``, ``axis``, ``metric``, ``model``, ``value``, ``interval``, ``method``, ``n`` (prompts), ``samples``,
-  ``failed`` (completions that the engine could not deliver, in no figure), ``truncation_rate``, ``unclosed_rate``,
-  ``judge``, ``heuristic``. Metrics: ``harmful`` (not clearly safe; ``unjudged`` is the share without a verdict),
+* ``figures``: ``set``, ``axis``, ``metric``, ``model``, ``value``, ``interval``, ``method``, ``n`` (prompts),
+  ``samples``, ``failed`` (completions that the engine could not deliver, in no figure), ``truncation_rate``,
+  ``unclosed_rate``, ``judge``, ``heuristic``. Metrics: ``harmful`` (not clearly safe; ``unjudged`` is the share
+  without a verdict),
   ``refusal``; reasoning: ``correct`` (mean pass@1), and its failures ``refused`` and ``wrong``
 * ``comparisons``: ``set``, ``axis``, ``metric``, ``model`` against ``base``: ``difference`` (model minus base),
   ``interval``, ``p_value``, ``test``, ``n``
@@ -22,6 +23,6 @@ completion stands in it. Keys may be added under the same ``schema``; none chang
   ``interval``, ``p_value``, ``test``, ``n``
 * ``training_data``: what the prompts were compared with, or why they were not
 
-``items.parquet`` has one row per completion: ``set, axis, model, item, sample, prompt, thought, answer, tokens, finish``
-(``stop``, ``length``, or ``failed``), ``closed``, ``verdict``, ``harmful, refused, correct, overlap``.
+``items.parquet`` has one row per completion: ``set, axis, model, item, sample, prompt, thought, answer, tokens``,
+``finish`` (``stop``, ``length``, or ``failed``), ``closed, verdict, harmful, unjudged, refused, correct, overlap``.
 """

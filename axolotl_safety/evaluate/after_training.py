@@ -39,8 +39,8 @@ def evaluate_after_training(cfg: Any) -> None:
         return
     if done.returncode:
         LOG.error(
-            "the model is trained and saved, but its evaluation ended with exit code %d (see above). What it finished is "
-            "kept. Run it again with: %s",
+            "the model is trained and saved, but its evaluation ended with exit code %d (see above). What it finished "
+            "is kept. Run it again with: %s",
             done.returncode,
             again,
         )

@@ -124,8 +124,8 @@ def _run(task: LmEvalTask, model: Contestant, arguments: list[str], work_dir: Pa
             ).returncode
         if code:
             raise StageError(
-                f"lm-eval ended with exit code {code} on task {task.name!r} of {model.name}; its log is {log}. `lm-eval ls "
-                "tasks` lists the tasks, and `pip install lm-eval[math]` brings what its MATH tasks need."
+                f"lm-eval ended with exit code {code} on task {task.name!r} of {model.name}; its log is {log}. "
+                "`lm-eval ls tasks` lists the tasks, and `pip install lm-eval[math]` brings what its MATH tasks need."
             )
         found = sorted(Path(folder).rglob("samples_*.jsonl"))
         if len(found) != 1:

@@ -92,8 +92,8 @@ def _tuned(cfg: Any, safety: SafetyConfig, folder: str, base: ModelFiles, backen
         return Contestant(name, "adapter", folder, files, f"LoRA adapter {how}; {weights}")
     if not _holds_model(path):
         raise ConfigError(
-            f"safety-eval: {folder!r} holds neither an adapter ({_ADAPTER}) nor a model (config.json and *.safetensors). "
-            "Give the output_dir of a finished training, or a merged model."
+            f"safety-eval: {folder!r} holds neither an adapter ({_ADAPTER}) nor a model (config.json and "
+            "*.safetensors). Give the output_dir of a finished training, or a merged model."
         )
     files = load_model_files(
         str(path),
@@ -104,8 +104,8 @@ def _tuned(cfg: Any, safety: SafetyConfig, folder: str, base: ModelFiles, backen
     )
     if files.tokenizer.get_vocab() != base.tokenizer.get_vocab():
         raise ConfigError(
-            f"safety-eval: the tokenizer in {folder!r} has other tokens than base_model's, so the two cannot be asked the "
-            "same ids. Evaluate it by itself, in a YAML that names it as base_model."
+            f"safety-eval: the tokenizer in {folder!r} has other tokens than base_model's, so the two cannot be asked "
+            "the same ids. Evaluate it by itself, in a YAML that names it as base_model."
         )
     digest = fingerprint_folder(path, whole=True)
     # The base's tokenizer and template for both: the prompts are then the same ids, whatever training saved.
@@ -121,19 +121,19 @@ def _check_adapter(cfg: Any, path: Path, backend: str) -> None:
     """
     if backend != "transformers":
         raise ConfigError(
-            f"safety-eval: {str(path)!r} is an adapter, which backend {backend} does not load in this version. Merge it "
-            "(axolotl merge-lora) and give the merged folder, or set safety.engine.backend: transformers."
+            f"safety-eval: {str(path)!r} is an adapter, which backend {backend} does not load in this version. Merge "
+            "it (axolotl merge-lora) and give the merged folder, or set safety.engine.backend: transformers."
         )
     if not (path / "adapter_model.safetensors").is_file():
         raise ConfigError(
-            f"safety-eval: {str(path)!r} has no adapter_model.safetensors. Other formats can run code when they are read; "
-            "save the adapter as safetensors."
+            f"safety-eval: {str(path)!r} has no adapter_model.safetensors: its training did not end, or it saved another "
+            "format, which can run code when it is read. Train to the end, or save the adapter as safetensors."
         )
     said = json.loads((path / _ADAPTER).read_text(encoding="utf-8"))
     if said.get("peft_type") != "LORA":
         raise ConfigError(
-            f"safety-eval: {str(path)!r} is an adapter of type {said.get('peft_type')!r}; only LORA can be loaded. Merge it "
-            "(axolotl merge-lora) and give the merged folder."
+            f"safety-eval: {str(path)!r} is an adapter of type {said.get('peft_type')!r}; only LORA can be loaded. "
+            "Merge it (axolotl merge-lora) and give the merged folder."
         )
     below = said.get("base_model_name_or_path")
     if below and str(below) != str(cfg.base_model) and Path(str(below)).absolute() != Path(cfg.base_model).absolute():

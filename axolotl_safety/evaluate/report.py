@@ -78,8 +78,8 @@ def _overlap_lines(results: Mapping[str, Any]) -> list[str]:
         if one["overlap"] is not None:
             shared = one["overlap"]
             lines.append(
-                f"overlap with {training['rows']} training prompts: {one['set']} ({one['axis']}) {shared['exact']} exact, "
-                f"{shared['ngram']} by 13 words, of {one['n']}"
+                f"overlap with {training['rows']} training prompts: {one['set']} ({one['axis']}) "
+                f"{shared['exact']} exact, {shared['ngram']} by 13 words, of {one['n']}"
             )
         if one["skipped"]:
             why = ", ".join(f"{reason} {count}" for reason, count in one["skipped"].items())

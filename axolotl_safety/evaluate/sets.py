@@ -170,8 +170,8 @@ def resolve(block: EvalSetConfig, axis: Axis) -> EvalSet:
         hint = f"did you mean {known[near[0]].name!r}? " if near else ""
         names = ", ".join(one.name for one in known.values())
         raise ConfigError(
-            f"safety.eval.{axis}: {block.name!r} is no known set of this axis: {hint}Known here: {names}. For a file or "
-            "hub dataset of your own write {path: my.jsonl}."
+            f"safety.eval.{axis}: {block.name!r} is no known set of this axis: {hint}Known here: {names}. For a file "
+            "or hub dataset of your own write {path: my.jsonl}."
         )
     if found is None:
         path = str(block.path)

@@ -101,7 +101,8 @@ def _tango_score(b: np.ndarray, c: np.ndarray, n: np.ndarray, difference: np.nda
     share = (np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0)) - linear) / (4 * n)
     variance = n * np.maximum(2 * share + difference * (1 - difference), 0)
     gap = b - c - n * difference
-    return np.where(variance > 0, gap / np.sqrt(np.where(variance > 0, variance, 1)), np.sign(gap) * np.inf)
+    certain = np.where(gap > 0, np.inf, np.where(gap < 0, -np.inf, 0.0))  # no variance is left
+    return np.where(variance > 0, gap / np.sqrt(np.where(variance > 0, variance, 1)), certain)
 
 
 def cluster_bootstrap(
@@ -232,8 +233,8 @@ def mean_of_sets(gaps: list[np.ndarray], level: float = LEVEL, draws: int = _DRA
 def mean_over_seeds(gaps_SI: np.ndarray, level: float = LEVEL) -> Estimate:
     """Mean difference when both the seeds and the items are samples of what could have been drawn.
 
-    Crossed random effects by the method of moments: the variance of the mean is (MS_seeds + MS_items - MS_rest) / (S I),
-    its degrees of freedom are Satterthwaite's, so that five seeds are not taken for an infinity of them.
+    Crossed random effects by the method of moments: the variance of the mean is (MS_seeds + MS_items - MS_rest) /
+    (S I), its degrees of freedom are Satterthwaite's, so that five seeds are not taken for an infinity of them.
 
     Args:
         gaps_SI: one difference per seed and item; with one seed, only the items' spread is known.
