@@ -126,8 +126,8 @@ def _check_adapter(cfg: Any, path: Path, backend: str) -> None:
         )
     if not (path / "adapter_model.safetensors").is_file():
         raise ConfigError(
-            f"safety-eval: {str(path)!r} has no adapter_model.safetensors: its training did not end, or it saved another "
-            "format, which can run code when it is read. Train to the end, or save the adapter as safetensors."
+            f"safety-eval: {str(path)!r} has no adapter_model.safetensors: its training did not end, or it saved "
+            "another format, which can run code when it is read. Train to the end, or save the adapter as safetensors."
         )
     said = json.loads((path / _ADAPTER).read_text(encoding="utf-8"))
     if said.get("peft_type") != "LORA":
