@@ -88,6 +88,12 @@ class SafetyPlugin(BasePlugin):
                 "List axolotl_safety.SafetyPlugin first, or remove safety.kl."
             )
 
+    def post_train_unload(self, cfg: DictDefault) -> None:
+        """Evaluate what was trained where ``safety.eval: {after_train: true}`` asks for it."""
+        from .evaluate.after_training import evaluate_after_training
+
+        evaluate_after_training(cfg)
+
 
 def _kl_settings(cfg: DictDefault) -> KLConfig | None:
     from .prepare import section

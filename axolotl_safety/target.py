@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,24 @@ def _sample(path: Path) -> bytes:
     return b"".join(parts)
 
 
-def fingerprint_folder(folder: Path) -> str:
-    """Hash of a local checkpoint: every small file whole, large weight files by size and spread samples."""
+def _whole(path: Path) -> bytes:
+    """Hash of a file of any size, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def fingerprint_folder(folder: Path, whole: bool = False, patterns: Sequence[str] = _HASHED) -> str:
+    """Hash of a local checkpoint: every small file whole, large weight files by size and spread samples.
+
+    Args:
+        folder: the checkpoint.
+        whole: read large files whole too: what was trained further may differ in a few layers only.
+        patterns: which files count.
+    """
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in _HASHED for path in folder.glob(pattern)}):
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(_sample(path)).digest())
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        content = _whole(path) if whole else hashlib.sha256(_sample(path)).digest()
+        digest.update(path.name.encode() + b"\0" + content)
     return digest.hexdigest()[:24]
 
 

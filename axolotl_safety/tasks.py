@@ -175,6 +175,11 @@ def warn_without_choice(safety: SafetyConfig, methods: Iterable[str]) -> None:
         )
 
 
+def family_preset(family: str) -> dict[str, Any]:
+    """Temperature, top_p and top_k for a model family; R1's, where none is known."""
+    return dict(_PRESETS.get(family, _PRESETS["r1"]))
+
+
 def resolve_sampling(
     safety: SafetyConfig, method: SamplingConfig, sequence_len: int, entries: Sequence[Entry], family: str = "r1"
 ) -> Sampling:
@@ -186,7 +191,7 @@ def resolve_sampling(
     """
     lengths = [len(task.prompt_ids) for entry in entries for task in entry.tasks]
     shortest, longest = min(lengths, default=0), max(lengths, default=0)
-    values: dict[str, Any] = dict(_PRESETS.get(family, _PRESETS["r1"]))
+    values = family_preset(family)
     for block in (safety.sampling, method):
         values.update(block.model_dump(exclude_none=True))
     limit = values.pop("max_new_tokens", None)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from ..prompts import STEERING_PROMPTS, resolve_rewrite, resolve_steering
 from .base import Strict
 from .engine import EngineConfig
+from .evaluation import EvalConfig
 from .guard import GuardConfig
 
 SECTION = "safety"
@@ -153,6 +154,9 @@ class SafetyConfig(Strict):
     thinksafe: ThinkSafeConfig = ThinkSafeConfig()
     kl: KLConfig | None = Field(None, description="off unless set; an empty mapping takes the defaults")
     think: ThinkConfig | None = Field(None, description="set to name the think markers yourself")
+    eval: EvalConfig | None = Field(
+        None, description="what `axolotl safety-eval` asks base and tuned model; off unless set"
+    )
     per_dataset: tuple[DatasetOptions | None, ...] = Field(
         (), description="filled from the datasets' own `safety:` blocks; not to be written by hand"
     )

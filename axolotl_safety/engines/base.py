@@ -41,6 +41,7 @@ class ModelSpec:
         quantization: None, or a scheme that the backend knows.
         trust_remote_code: only what the user set for ``base_model``.
         max_model_len: tokens of the longest sequence that will be asked; None is the model's window.
+        adapter: folder of a LoRA adapter on top of it, or None.
     """
 
     path: str
@@ -49,6 +50,7 @@ class ModelSpec:
     quantization: str | None = None
     trust_remote_code: bool = False
     max_model_len: int | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from adapters import with_adapter
 from protocol import LoadError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
@@ -86,6 +87,8 @@ def load(spec: dict[str, Any]) -> Loaded:
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, safetensors' own ...
         hint = "Check the path or id, the revision, and that the files are complete (a gated model needs a token)."
         raise LoadError(f"{path}: {type(error).__name__}: {error}", hint) from error
+    if spec.get("adapter"):
+        model = with_adapter(model, spec["adapter"], merge=not quantization)
     model.eval()
     return inspect_model(model, device)
 

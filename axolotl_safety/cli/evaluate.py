@@ -1,0 +1,81 @@
+"""``axolotl safety-eval``: base and tuned model on the same prompts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("safety-eval")
+@click.argument("config", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False),
+    help="Folder of an adapter or of a whole model; may be given again. Default: the YAML's output_dir.",
+)
+@click.option("--json", "json_file", default=None, help="Write the figures here instead of as the last line.")
+def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
+    """Harm, over-refusal and reasoning of base and tuned model."""
+    from axolotl.logging_config import configure_logging
+
+    configure_logging()
+    from ..errors import ConfigError, DataError, ModelError, StageError
+    from ..evaluate.evaluation import evaluate
+    from ..evaluate.report import show
+    from ..interrupt import interruptible
+    from ..ranks import exclusive
+    from ..stage import check_writable, section
+
+    again = " ".join(["axolotl safety-eval", config, *(f"--model {one}" for one in models)])
+    try:
+        cfg = load_config(config)
+        work_dir = Path(section(cfg).work_dir)
+        check_writable(work_dir)
+        with interruptible(again), exclusive(work_dir):
+            done = evaluate(cfg, models)
+    except (ConfigError, DataError, ModelError, StageError) as error:
+        raise click.ClickException(str(error)) from error
+    show(done.results)
+    keys = ("hash", "models", "figures", "comparisons", "safety_tax")
+    summary = {key: done.results[key] for key in keys}
+    files = {"results": str(done.folder / "results.json"), "items": str(done.folder / "items.parquet")}
+    text = json.dumps(files | summary)
+    if json_file is None:
+        click.echo(text)
+    else:
+        Path(json_file).write_text(text + "\n", encoding="utf-8")
+
+
+def load_config(path: str) -> Any:
+    """The final Axolotl config of a YAML.
+
+    Axolotl's own ``load_cfg`` would empty ``debug.log`` in ``output_dir``, which is the training's.
+
+    Raises:
+        ConfigError: the YAML does not list the plugin.
+    """
+    import yaml
+    from axolotl.cli.config import gpu_capabilities, plugin_set_cfg, prepare_plugins, validate_config
+    from axolotl.utils.config import normalize_config
+    from axolotl.utils.dict import DictDefault
+
+    from ..serve import require_plugin
+
+    cfg = DictDefault(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+    cfg.axolotl_config_path = path
+    prepare_plugins(cfg)
+    require_plugin("safety-eval")
+    capabilities, env_capabilities = gpu_capabilities()
+    cfg = validate_config(cfg, capabilities=capabilities, env_capabilities=env_capabilities)
+    normalize_config(cfg)
+    plugin_set_cfg(cfg)
+    return cfg
+
+
+if __name__ == "__main__":
+    main()

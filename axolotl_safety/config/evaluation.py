@@ -1,0 +1,106 @@
+"""``safety.eval``: what ``axolotl safety-eval`` asks the base and the tuned model."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from .base import Strict
+
+Axis = Literal["harm", "over_refusal", "reasoning"]
+AXES: tuple[Axis, ...] = ("harm", "over_refusal", "reasoning")
+MathJudge = Literal["auto", "math_verify", "flexible", "strict", "marked"]
+
+
+class EvalSetConfig(Strict):
+    """One evaluation set: a known name, a local file, a hub dataset, or a task of lm-eval."""
+
+    name: str | None = Field(None, description="a known set (HarmBench, GSM8K...), or how figures shall call this one")
+    path: str | None = Field(
+        None, description="json, jsonl, csv or parquet file, or hub id; of a known set: where to find it"
+    )
+    split: str | None = Field(None, description="split of a hub dataset")
+    revision: str | None = Field(None, description="revision of a hub dataset; unset: the newest")
+    prompt_field: str | None = Field(None, description="column that holds the prompt")
+    answer_field: str | None = Field(None, description="reasoning: column that holds the gold answer")
+    template: str | None = Field(None, description="what is asked; {prompt} stands for the row's prompt")
+    judge: MathJudge = Field("auto", description="reasoning: how an answer is judged; auto: the set's own way")
+    max_items: int | None = Field(None, ge=1, description="prompts drawn from this set; unset: safety.eval.max_items")
+    lm_eval: str | None = Field(None, description="reasoning: name of a task that lm-eval's own harness runs")
+    include_path: str | None = Field(None, description="lm_eval: folder with task files of your own")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_word_is_a_name_or_a_file(cls, data: Any) -> Any:
+        if not isinstance(data, str):
+            return data
+        is_file = data.lower().endswith((".json", ".jsonl", ".csv", ".parquet"))
+        return {"path": data} if is_file else {"name": data}
+
+    @model_validator(mode="after")
+    def _says_what_is_asked(self) -> EvalSetConfig:
+        if not (self.name or self.path or self.lm_eval):
+            raise ValueError("an evaluation set needs name (a known set), path (a file or hub id) or lm_eval (a task)")
+        if self.template is not None and "{prompt}" not in self.template:
+            raise ValueError(f"template {self.template!r} has no {{prompt}}, so every row would be asked the same")
+        if self.lm_eval:
+            allowed = {"lm_eval", "include_path", "max_items"}
+            alien = [key for key in type(self).model_fields if key not in allowed and _is_set(self, key)]
+            if alien:
+                raise ValueError(f"{', '.join(alien)}: not for lm_eval, whose task decides it")
+        elif self.include_path:
+            raise ValueError("include_path: only for lm_eval")
+        return self
+
+
+def _is_set(block: Strict, key: str) -> bool:
+    # By value, not by who set it: Axolotl validates the section again with every default filled in.
+    return getattr(block, key) != type(block).model_fields[key].default
+
+
+class EvalSamplingConfig(Strict):
+    """How completions are drawn. Nothing is inherited from the data stage; unset values are the model family's."""
+
+    temperature: float | None = Field(None, ge=0, le=5, description="0 is greedy; default 0.6")
+    top_p: float | None = Field(None, gt=0, le=1, description="nucleus mass kept; default 0.95")
+    top_k: int | None = Field(None, ge=0, description="tokens kept, 0 keeps all; default 20 for Qwen3, else 0")
+    max_new_tokens: int = Field(8192, ge=1, description="completion length limit in tokens, within the model's window")
+
+
+class EvalConfig(Strict):
+    """Base and tuned model on the same prompts: harm, over-refusal, reasoning."""
+
+    after_train: bool = Field(False, description="run it when training ends, in a process of its own")
+    harm: tuple[EvalSetConfig, ...] = Field((), description="sets of harmful prompts: guard's verdict and refusal")
+    over_refusal: tuple[EvalSetConfig, ...] = Field((), description="sets of benign prompts: refusal")
+    reasoning: tuple[EvalSetConfig, ...] = Field((), description="sets with gold answers: mean pass@1")
+    max_items: int | None = Field(None, ge=1, description="prompts drawn from each set; unset: all")
+    samples: int = Field(1, ge=1, description="reasoning: completions per prompt")
+    sampling: EvalSamplingConfig = EvalSamplingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_set_or_many(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {
+            key: [value] if key in AXES and isinstance(value, (str, dict)) else value for key, value in data.items()
+        }
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> EvalConfig:
+        sets = [(axis, one) for axis in AXES for one in getattr(self, axis)]
+        if not sets:
+            raise ValueError(
+                "no set is named, so nothing would be evaluated. Name some, such as harm: [HarmBench], "
+                "over_refusal: [XSTest], reasoning: [GSM8K]"
+            )
+        for axis, one in sets:
+            if axis != "reasoning" and (one.lm_eval or one.answer_field or one.judge != "auto"):
+                raise ValueError(f"{axis}: lm_eval, answer_field and judge are for reasoning")
+        if self.samples > 1 and self.sampling.temperature == 0:
+            raise ValueError(
+                f"{self.samples} samples at temperature 0 are {self.samples} times the same; set samples: 1"
+            )
+        return self
