@@ -27,9 +27,12 @@ from .funnel import entry_manifest, log_funnel, warn_of_empty_thoughts, warn_wit
 from .guards.judge import BuiltinGuard, Guard, ModelGuard, check_remote, load_guards
 from .handoff import write_dataset
 from .journal import Journal, write_atomically
+from .prompts import prompts_in_use
 from .queue import WorkQueue
 from .reasoning import TargetTokenizer
 from .rows import LATEST, Outcome
+from .runs import record_run
+from .selection import refuse_unscorable, scores_rows, select_tasks
 from .target import ModelFiles, load_model_files
 from .tasks import Entry, read_entry, resolve_sampling, warn_without_choice
 
@@ -104,11 +107,12 @@ def run_stage(
     work_dir = Path(safety.work_dir)
     check_writable(work_dir)
     methods = our_entries(cfg)
-    generates = any(method != "vanilla" for method in methods.values())
     files = load_target(cfg, safety)
     think = (safety.think.open, safety.think.close) if safety.think else None
     tokens = TargetTokenizer(files.tokenizer, files.stop_token_ids, think)
     entries = [read_entry(cfg, safety, tokens, index, method) for index, method in methods.items()]
+    for entry in entries:
+        refuse_unscorable(safety, entry.method, entry.options, entry.source.name)
     tokens.check_round_trip([text for entry in entries for text in entry.sample_texts()], files.tokenizer_file)
     sampling = {
         method: resolve_sampling(
@@ -121,8 +125,10 @@ def run_stage(
         for method in at_work.generating(safety, methods.values())
     }
     warn_without_choice(safety, sampling)
+    generates = any(method != "vanilla" for method in methods.values())
+    asks = generates or scores_rows(safety, entries)
     guards = load_guards(safety.guard) if generates else []
-    backend = choose_backend(safety.engine) if generates else "none"
+    backend = choose_backend(safety.engine) if asks else "none"
 
     models = {"target": files.spec} | {guard.key: guard.files.spec for guard in guards if isinstance(guard, ModelGuard)}
     fingerprint = target_fingerprint(files, safety, backend)
@@ -132,7 +138,7 @@ def run_stage(
         return make_engine(safety.engine, backend, work_dir, models)
 
     queue = WorkQueue(
-        open_journals(work_dir, fingerprint, guards) if generates else {},
+        open_journals(work_dir, fingerprint, guards) if asks else {},
         start if allow_engine else None,
     )
     try:
@@ -141,9 +147,11 @@ def run_stage(
             method: Workshop(queue, tokens, guards, *model, drawn, safety.seed, safety.choice)
             for method, drawn in sampling.items()
         }
+        entries = select_tasks(safety, entries, queue, fingerprint)
         outcomes, probed = at_work.run(shops, safety, entries, cfg.sequence_len)
     finally:
         queue.close()
+        record_run(work_dir, backend, queue)
     figures = queue.engine.figures if queue.engine else EngineFigures()
     common = {
         "model": {"path": str(cfg.base_model), "fingerprint": files.fingerprint, **asdict(files.spec)},
@@ -151,13 +159,14 @@ def run_stage(
         "guards": [{"name": guard.name, "heuristic": guard.heuristic} for guard in guards],
         "guard_settings": [one.model_dump(exclude_defaults=True) for one in safety.guard] if guards else [],
         "sampling": {method: drawn.as_dict() for method, drawn in sampling.items()},
+        "prompts": prompts_in_use(safety, sampling),
         "seed": safety.seed,
         "choice": safety.choice,
         "auto": probed,
         **{method: getattr(safety, method).model_dump() for method in sampling},
         "sequence_len": cfg.sequence_len,
     }
-    return _deliver(work_dir, entries, outcomes, queue, common, figures, started, kl=safety.kl is not None)
+    return _deliver(work_dir, tokens, entries, outcomes, queue, common, figures, started, safety.kl is not None)
 
 
 def check_writable(work_dir: Path) -> None:
@@ -211,6 +220,7 @@ def open_journals(work_dir: Path, fingerprint: str, guards: list[Guard]) -> dict
 
 def _deliver(
     work_dir: Path,
+    tokens: TargetTokenizer,
     entries: list[Entry],
     outcomes: dict[int, list[Outcome]],
     queue: WorkQueue,
@@ -231,7 +241,7 @@ def _deliver(
                 f"{manifest['reasons']}. Look at the completions in {work_dir / 'journal'}; try another prompt, "
                 "more attempts or a longer max_new_tokens."
             )
-        digest, train = write_dataset(work_dir, rows, manifest, kl)
+        digest, train = write_dataset(work_dir, rows, manifest, kl, tokens.thought_length)
         LOG.info("%s: %d rows in %s", entry.source.name, trained, train)
         outputs[entry.index] = {"hash": digest, "train": str(train), "rows": trained}
     kept = [row.label for rows in outcomes.values() for row in rows if row.status != "rejected"]
