@@ -38,6 +38,7 @@ class SafetyPlugin(BasePlugin):
 
         from .interrupt import interruptible
         from .ranks import once
+        from .report.page import try_report
         from .stage import check_writable, config_hash, our_entries, refuse_adapter_below, run_stage, section
 
         if cfg.rl:
@@ -52,7 +53,9 @@ class SafetyPlugin(BasePlugin):
         check_writable(work_dir)
 
         def work() -> dict[str, Any]:
-            return {str(index): output for index, output in run_stage(cfg).items()}
+            outputs = run_stage(cfg)
+            try_report(work_dir)
+            return {str(index): output for index, output in outputs.items()}
 
         command = f"axolotl {'preprocess' if preprocess else 'train'} {cfg.axolotl_config_path}"
         with interruptible(command):

@@ -154,7 +154,7 @@ def run_stage(
         record_run(work_dir, backend, queue)
     figures = queue.engine.figures if queue.engine else EngineFigures()
     common = {
-        "model": {"path": str(cfg.base_model), "fingerprint": files.fingerprint, **asdict(files.spec)},
+        "model": {"name": str(cfg.base_model), "fingerprint": files.fingerprint, **asdict(files.spec)},
         "engine": {"backend": backend, **asdict(figures)},
         "guards": [{"name": guard.name, "heuristic": guard.heuristic} for guard in guards],
         "guard_settings": [one.model_dump(exclude_defaults=True) for one in safety.guard] if guards else [],

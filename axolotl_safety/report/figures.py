@@ -76,7 +76,7 @@ def row_funnel(manifest: Mapping[str, Any]) -> list[Bar]:
             bar(name, count, "fallback", explain(name), 1) for name, count in _by_count(manifest["fallback_reasons"])
         ]
     bars.append(bar("accepted", funnel["accepted"], "accepted"))
-    bars.append(bar("trained on", funnel["trained"], "accepted", "accepted and fallback"))
+    bars.append(bar("trained on", funnel["trained"], "accepted", "accepted and fallback" if funnel["fallback"] else ""))
     return bars
 
 
