@@ -52,8 +52,18 @@ class Page:
                 return answer["result"]
             self.events.append(answer)
             if answer.get("method") == "Page.javascriptDialogOpening":  # it would wait for ever
-                os.write(self._write, json.dumps({"id": 0, "method": "Page.handleJavaScriptDialog",
-                         "params": {"accept": True}, "sessionId": self._session}).encode() + b"\0")
+                os.write(
+                    self._write,
+                    json.dumps(
+                        {
+                            "id": 0,
+                            "method": "Page.handleJavaScriptDialog",
+                            "params": {"accept": True},
+                            "sessionId": self._session,
+                        }
+                    ).encode()
+                    + b"\0",
+                )
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
@@ -84,7 +94,12 @@ class Page:
     def press(self, key: str, code: str | None = None) -> None:
         """One key, down and up."""
         text = {"Enter": "\r", " ": " "}.get(key, "")
-        keys = {"key": key, "code": code or key, "text": text, "windowsVirtualKeyCode": {"Enter": 13, "Tab": 9}.get(key, 0)}
+        keys = {
+            "key": key,
+            "code": code or key,
+            "text": text,
+            "windowsVirtualKeyCode": {"Enter": 13, "Tab": 9}.get(key, 0),
+        }
         self.call("Input.dispatchKeyEvent", type="keyDown", **keys)
         self.call("Input.dispatchKeyEvent", type="keyUp", **keys)
 

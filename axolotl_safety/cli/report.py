@@ -1,4 +1,4 @@
-"""``axolotl safety-report``: the report of a finished data stage, rebuilt from its journals; the dataset card, the push."""
+"""``axolotl safety-report``: the report rebuilt from the journals, the dataset card and the push."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import click
 
 @click.command("safety-report")
 @click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to; default: report.html in work_dir.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to; default: report.html in work_dir."
+)
 @click.option("--no-text", is_flag=True, help="Leave out every prompt and response.")
-@click.option("--card-only", type=click.Path(file_okay=False, path_type=Path), help="Write card and accepted rows here.")
+@click.option(
+    "--card-only", type=click.Path(file_okay=False, path_type=Path), help="Write card and accepted rows here."
+)
 @click.option("--push-to-hub", metavar="ID", help="Push card and accepted rows to this dataset repository: private.")
 @click.option("--public", is_flag=True, help="With --push-to-hub: a public repository.")
 def main(

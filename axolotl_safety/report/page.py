@@ -94,7 +94,7 @@ def _page(stage: Stage, texts: bool, budget: int) -> str:
         tiles=headline(stage),
         notes=notes(stage),
         parts=[_part(entry) for entry in stage.entries],
-        scores=stage.scores,
+        evaluation=stage.evaluation,
         runs=stage.runs,
         provenance=blocks(stage),
         shown=len(samples),

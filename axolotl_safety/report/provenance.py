@@ -100,7 +100,8 @@ def blocks(stage: Stage) -> list[Block]:
     found = [Block("Model", [(name, str(value)) for name, value in model.items()]), Block("Settings", settings)]
     found += [Block("Guards", guards)] if guards else []
     for method in first["sampling"]:
-        found.append(Block(f"Method {method}", [(name, _flat(value)) for name, value in first[method].items()]))
+        said = [(name, _flat(value)) for name, value in first[method].items() if value is not None]
+        found.append(Block(f"Method {method}", said))
     if first["prompts"]:
         found.append(Block("Prompts, by the hash of their text", list(first["prompts"].items()), True))
     for entry in stage.entries:

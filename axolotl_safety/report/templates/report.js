@@ -57,7 +57,10 @@
   const facts = (row) => {
     const box = make("dl", "facts");
     const add = (name, value) => {
-      if (value !== undefined) box.append(make("dt", "", name), make("dd", "", visible(String(value))));
+      if (value === undefined) return;
+      const pair = make("div");
+      pair.append(make("dt", "", name), make("dd", "", visible(String(value))));
+      box.append(pair);
     };
     const shift = [row.before, row.after].map((x) => (x === undefined ? "not scored" : x.toFixed(3)));
     if (row.before !== undefined || row.after !== undefined) {
