@@ -60,7 +60,7 @@ def _walk(config: Path) -> Path:
     from ..ranks import exclusive
     from ..stage import our_entries, run_stage, section
 
-    cfg: Any = load_cfg(config)
+    cfg: Any = load_cfg(str(config))
     if cfg.rl or not our_entries(cfg):
         raise ConfigError(
             f"{config}: no data stage belongs to this YAML"
