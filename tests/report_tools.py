@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,9 @@ class Elements(HTMLParser):
         return json.loads(self.scripts[0])
 
 
+_WORDS = (
+    "shell drawer box sort shelf label count small large round flat pearl sand seven twelve first last then".split()
+)
 _REASONS = ("", "", "", "", "not_refused", "unclosed_think", "leak", "guard_unsafe")
 
 
@@ -110,10 +114,11 @@ def made_up_folder(work_dir: Path, rows: int, thought_words: int) -> None:
     Args:
         work_dir: empty or new.
         rows: how many.
-        thought_words: length of a thought; every fourth is half as long again.
+        thought_words: length of the shortest thoughts; others have up to three quarters more.
     """
     source = Source("toy/rows", [None] * rows, frozenset({"prompt"}), "0" * 64)
-    words = " ".join(f"shell {number} goes into box {number % 7}," for number in range(thought_words // 6 + 1))
+    rng = random.Random(0)
+    pool = " ".join(rng.choice(_WORDS) for _ in range(60_000 + 2 * thought_words))
     folder = work_dir / "datasets" / ("ab" * 12)
     folder.mkdir(parents=True)
     outcomes = [_outcome(index) for index in range(rows)]
@@ -121,7 +126,8 @@ def made_up_folder(work_dir: Path, rows: int, thought_words: int) -> None:
     for start in range(0, rows, 2000):
         writer.write_table(
             pa.Table.from_pylist(
-                [_record(outcome, words) for outcome in outcomes[start : start + 2000]], schema=_ROW_SCHEMA
+                [_record(outcome, pool, 6 * thought_words) for outcome in outcomes[start : start + 2000]],
+                schema=_ROW_SCHEMA,
             )
         )
     writer.close()
@@ -165,13 +171,14 @@ def _outcome(index: int) -> Outcome:
     )
 
 
-def _record(outcome: Outcome, words: str) -> dict[str, Any]:
+def _record(outcome: Outcome, pool: str, characters: int) -> dict[str, Any]:
     number = int(outcome.row_id, 16)
-    thought = f"Drawer {number}: {words}"
+    start = number * 7919 % (len(pool) - 2 * characters)
+    thought = f"Drawer {number}: {pool[start : start + characters * (4 + number % 4) // 4]}"
     own = ("row_id", "source", "prompt", "label", "status", "nll_reference", "nll_accepted", "proposal", "stage")
     return {name: getattr(outcome, name) for name in own} | {
         "reason": outcome.reason or None,
-        "thinking": thought + thought[: len(thought) // 2] if number % 4 == 0 else thought,
+        "thinking": thought,
         "answer": f"Sorted: drawer {number} is done.",
         "reference_thinking": "Shells are sorted by size.",
         "reference_answer": "By size.",

@@ -24,7 +24,7 @@ from .samples import choose_samples, embed
 LOG = logging.getLogger(__name__)
 LIMIT_BYTES = 5_000_000
 REPORT = "report.html"  # in work_dir
-_SAMPLE_BYTES = 3_600_000
+_SAMPLE_BYTES = 4_400_000
 _CATEGORIES = 20
 _TEMPLATES = Path(__file__).parent / "templates"
 

@@ -12,7 +12,6 @@ from .reading import TEXTS, Entry, read_texts, text_sizes
 
 _CAPS = (16000, 8000, 4000, 2000, 1000, 500)  # characters shown of one text
 _ROW_BYTES = 420  # what a row takes besides its texts
-_SPARE = 1.15  # escapes and accents make a text longer than its size says
 
 Place = tuple[int, int]  # index of the entry and of the row in it
 
@@ -40,7 +39,7 @@ def choose_samples(entries: Sequence[Entry], budget: int, texts: bool) -> list[d
     groups = len({_group(entries, place) for place in order})
     for cap in _CAPS if texts else _CAPS[:1]:
         sizes = [list(text_sizes(entry.table, cap)) if texts else [0] * len(entry.rows) for entry in entries]
-        cost = [_ROW_BYTES + int(_SPARE * sizes[index][row]) for index, row in order]
+        cost = [_ROW_BYTES + sizes[index][row] for index, row in order]
         if sum(cost[:groups]) <= budget:  # one row of every group fits
             break
     wanted, spent = [], 0
