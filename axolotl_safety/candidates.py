@@ -78,6 +78,7 @@ class Candidate:
         request_id: empty if nothing was asked.
         reason: empty if accepted.
         proposal: name of what the target saw.
+        stage: that of its proposal.
         asked_ids: the prompt that the target saw.
         logprob: nats, whole response, under that prompt at temperature 1.
         verdict: one word per guard.
@@ -100,6 +101,7 @@ class Candidate:
     log_weight: float | None = None
     ess: float | None = None
     tempering: float | None = None
+    stage: str = ""
 
 
 Tried = dict[Key, list[Candidate]]
@@ -124,7 +126,9 @@ def attempt(
         for index in indices:
             request = _request(shop, task, proposals[task.key], index)
             if isinstance(request, str):
-                tried[task.key].append(Candidate("", request, proposals[task.key].name))
+                tried[task.key].append(
+                    Candidate("", request, proposals[task.key].name, stage=proposals[task.key].stage)
+                )
                 break
             asked.append((task, request))
     owners = {request.request_id: (task, request) for task, request in asked}
@@ -186,7 +190,7 @@ def _check(shop: Workshop, task: Task, proposal: Proposal, request: Request) -> 
     completion = shop.queue.completion(request)
     asked = (proposal.name, request.prompt_token_ids)
     if isinstance(completion, Failure):
-        return Candidate(request.request_id, f"engine_{completion.reason}", *asked)
+        return Candidate(request.request_id, f"engine_{completion.reason}", *asked, stage=proposal.stage)
     split = shop.tokens.split(completion.token_ids)
     response = Response(task.example.prompt, split.thinking, split.answer, completion.token_ids)
     reason = check_form(response, completion.finish_reason, split.fault)
@@ -199,7 +203,7 @@ def _check(shop: Workshop, task: Task, proposal: Proposal, request: Request) -> 
     if not reason and len(task.prompt_ids) + len(completion.token_ids) > shop.sequence_len:
         reason = "too_long"
     said = (completion.logprob, split.thinking, split.answer, completion.token_ids)
-    return Candidate(request.request_id, reason, *asked, *said)
+    return Candidate(request.request_id, reason, *asked, *said, stage=proposal.stage)
 
 
 def _contradicts(task: Task, refusal: bool | None) -> str:

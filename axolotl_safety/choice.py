@@ -100,8 +100,15 @@ def score_request(
     shop: Frozen, prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], temperature: float = 1.0
 ) -> ScoreRequest:
     """Ask for log p(response | prompt) under the frozen target."""
+    return target_score(shop.fingerprint, prompt_ids, response_ids, temperature)
+
+
+def target_score(
+    fingerprint: str, prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], temperature: float = 1.0
+) -> ScoreRequest:
+    """The same where there is no workshop yet: rows are chosen before a method works on them."""
     warmth = () if temperature == 1.0 else (temperature,)
-    request_id = content_id("score", shop.fingerprint, prompt_ids, response_ids, *warmth)
+    request_id = content_id("score", fingerprint, prompt_ids, response_ids, *warmth)
     return ScoreRequest(request_id, "target", prompt_ids, response_ids, temperature)
 
 
@@ -159,6 +166,7 @@ def outcome(shop: Workshop, task: Task, candidates: Sequence[Candidate], chosen:
         guard=", ".join(guard.name for guard in shop.guards),
         verdict=shown.verdict,
         proposal=shown.proposal,
+        stage=shown.stage,
         ess=shown.ess,
         tempering=shown.tempering,
         request_ids=tuple(candidate.request_id for candidate in asked),

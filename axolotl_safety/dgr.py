@@ -181,6 +181,7 @@ def _outcome(
     return replace(
         ended,
         status="fallback",
+        stage="original",
         thinking=task.example.thought,
         answer=task.example.answer,
         response_ids=task.reference_ids or (),

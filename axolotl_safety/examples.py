@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from .config import DatasetOptions
 from .conversations import Turn, read_turns, sound_text
 from .errors import DataError, RowError
-from .labels import FoundLabel, read_label, row_label
+from .labels import FoundLabel, read_label, row_categories, row_label
 from .reasoning import CLOSE, split_response
 
 Label = Literal["harmful", "benign"]
@@ -35,6 +35,7 @@ class Example:
         label: what the row says of the prompt, None if it says nothing.
         history: the turns before the prompt, system prompt included.
         assumed: the label is what a dataset with such columns usually holds, and nothing in the row says so.
+        categories: what the row is filed under, in the order of the source.
     """
 
     row_id: str
@@ -44,6 +45,7 @@ class Example:
     label: Label | None
     history: tuple[Turn, ...] = ()
     assumed: bool = False
+    categories: tuple[str, ...] = ()
 
     @property
     def asked(self) -> str:
@@ -58,6 +60,7 @@ class BadRow:
     row_id: str
     prompt: str
     reason: str
+    categories: tuple[str, ...] = ()
 
 
 class Fields(NamedTuple):
@@ -256,6 +259,7 @@ def read_examples(rows: Iterable[Any], adapter: Adapter, options: DatasetOptions
     for row in rows:
         row_id = _row_id(row, seen)
         prompt = ""
+        filed = row_categories(row, options.category_field) if isinstance(row, Mapping) else ()
         try:
             if not isinstance(row, Mapping):
                 raise RowError("malformed_row")
@@ -270,7 +274,7 @@ def read_examples(rows: Iterable[Any], adapter: Adapter, options: DatasetOptions
                 label, assumed = options.label, False
             if label == "unknown":
                 raise RowError("unknown_label")
-            read.append(Example(row_id, prompt, fields.thought, fields.answer, label, fields.history, assumed))
+            read.append(Example(row_id, prompt, fields.thought, fields.answer, label, fields.history, assumed, filed))
         except RowError as fault:
-            read.append(BadRow(row_id, prompt, str(fault)))
+            read.append(BadRow(row_id, prompt, str(fault), filed))
     return read

@@ -14,6 +14,7 @@ from . import __version__
 from .engines.base import EngineFigures
 from .queue import WorkQueue, count_where
 from .rows import Outcome
+from .shift import shift_lines, shift_of
 from .sources import Source
 
 LOG = logging.getLogger(__name__)
@@ -90,6 +91,8 @@ def entry_manifest(
             "before": _mean(row.nll_reference for row in trained),
             "after": _mean(row.nll_accepted for row in trained),
         },
+        "shift": shift_of(trained),
+        "categories": _categories(rows),
         "seconds": round(time.monotonic() - started, 3),
         "versions": versions(),
     }
@@ -119,6 +122,19 @@ def _rung(name: str, tried: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
+def _categories(rows: Sequence[Outcome]) -> dict[str, dict[str, int]]:
+    """Per category of the source: how its rows ended. A row with two categories counts in both."""
+    found: dict[str, Counter[str]] = {}
+    for row in rows:
+        for name in row.categories:
+            found.setdefault(name, Counter())[row.status] += 1
+    return {
+        name: {"taken": sum(count.values())}
+        | {status: count[status] for status in ("accepted", "fallback", "rejected")}
+        for name, count in sorted(found.items())
+    }
+
+
 def _resampling(rows: Sequence[Outcome]) -> dict[str, Any]:
     """What the draws by weight came to: effective sample sizes before tempering, exponents, fallbacks to the first."""
     drawn = [row for row in rows if row.tempering is not None]
@@ -144,6 +160,7 @@ def log_funnel(source: str, method: str, manifest: dict[str, Any]) -> None:
     lines += [f"    {name:<24}{value:>8}" for name, value in manifest["reasons"].items()]
     if nll["before"] is not None and nll["after"] is not None:
         lines.append(f"  NLL per token {nll['before']:.3f} before, {nll['after']:.3f} after")
+    lines += shift_lines(manifest["shift"])
     lines.append(f"  made {counts['generated']}, reused {counts['reused']}, engine starts {counts['engine_starts']}")
     lines.append(f"  {'trained':<20}{funnel['trained']:>8}")
     LOG.info("\n".join(lines))

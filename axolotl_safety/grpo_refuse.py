@@ -40,6 +40,11 @@ def refuse_with_rl(cfg: Any, safety: SafetyConfig) -> None:
         if name == GRPO_TYPE:
             ours = True
             options = safety.per_dataset[index] if index < len(safety.per_dataset) else None
+            if options and options.hold_out:
+                raise ConfigError(
+                    f"datasets: {path!r}: hold_out belongs to the data stage, which does not run under rl: {rl}. Take "
+                    "those rows out of the file."
+                )
             if safety.max_rows or (options and options.max_rows):
                 raise ConfigError(
                     f"datasets: {path!r}: safety.max_rows belongs to the data stage, which does not run under rl: "

@@ -39,8 +39,8 @@ def load(cfg: Any, dataset_idx: int = 0, **kwargs: Any) -> tuple[Transform, dict
     Raises:
         ConfigError: the YAML does not list the plugin, or leaves no room for a prompt.
     """
+    from .prepare import section
     from .serve import require_plugin
-    from .stage import section
 
     entry = cfg.datasets[dataset_idx]
     require_plugin(f"type {entry.type}")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ _ROW_SCHEMA = pa.schema(
         ("request_ids", pa.list_(pa.string())),
         *((name, pa.list_(pa.string())) for name in ("candidate_reasons", "candidate_proposals")),
         *((name, pa.float64()) for name in ("ess", "tempering")),
+        ("categories", pa.list_(pa.string())),
+        *((name, pa.string()) for name in ("stage", "reference_thinking", "reference_answer")),
+        *((name, pa.int32()) for name in ("prompt_tokens", "response_tokens", "reference_tokens", "thought_tokens")),
     ]
 )
 
@@ -101,7 +104,11 @@ def _read_hash(train: Path) -> str | None:
 
 
 def write_dataset(
-    work_dir: Path, outcomes: Sequence[Outcome], manifest: dict[str, Any], kl: bool = False
+    work_dir: Path,
+    outcomes: Sequence[Outcome],
+    manifest: dict[str, Any],
+    kl: bool = False,
+    thought_length: Callable[[tuple[int, ...]], int] = lambda ids: 0,
 ) -> tuple[str, Path]:
     """Write ``datasets/<hash>/``: ``train/``, then ``rows.parquet``, then ``manifest.json`` last.
 
@@ -110,6 +117,7 @@ def write_dataset(
         outcomes: every source row of one dataset entry, in source order.
         manifest: what to say about it; ``hash`` is added.
         kl: write the ``kl_mask`` column, which gives the folder another hash.
+        thought_length: tokens of a response that are its thought.
 
     Returns:
         The hash and the path of ``train/``.
@@ -124,7 +132,7 @@ def write_dataset(
     train = folder / "train"
     if _read_hash(train) != digest:
         _write_train(train, rows, digest)
-    _write_rows(folder / "rows.parquet", outcomes)
+    _write_rows(folder / "rows.parquet", outcomes, thought_length)
     text = json.dumps({"hash": digest, **manifest}, indent=2, sort_keys=False, ensure_ascii=True)
     write_atomically(folder / "manifest.json", text.encode() + b"\n")
     return digest, train
@@ -152,7 +160,7 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _write_rows(path: Path, outcomes: Sequence[Outcome]) -> None:
+def _write_rows(path: Path, outcomes: Sequence[Outcome], thought_length: Callable[[tuple[int, ...]], int]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     records = [
         {
@@ -177,6 +185,14 @@ def _write_rows(path: Path, outcomes: Sequence[Outcome]) -> None:
             "candidate_proposals": list(outcome.candidate_proposals),
             "ess": outcome.ess,
             "tempering": outcome.tempering,
+            "categories": [_printable(name) for name in outcome.categories],
+            "stage": outcome.stage or None,
+            "reference_thinking": _printable(outcome.reference_thinking),
+            "reference_answer": _printable(outcome.reference_answer),
+            "prompt_tokens": len(outcome.prompt_ids),
+            "response_tokens": len(outcome.response_ids),
+            "reference_tokens": outcome.reference_tokens or None,
+            "thought_tokens": thought_length(outcome.response_ids) if outcome.response_ids else None,
         }
         for outcome in outcomes
     ]

@@ -24,6 +24,8 @@ COLUMNS = (
     "benign",
     "is_benign",
 )
+# Columns that say what kind of harm a prompt is about: STAR-1 and BeaverTails, and sets made after them.
+CATEGORY_COLUMNS = ("category", "type")
 _HARMFUL = frozenset({"harmful", "unsafe", "malicious", "toxic"})
 _BENIGN = frozenset({"benign", "harmless", "safe", "unharmful", "nontoxic", "nonharmful"})
 _NEGATIONS = frozenset({"not", "non", "un", "no"})
@@ -52,6 +54,25 @@ def row_label(row: Mapping[str, Any]) -> FoundLabel:
         if row.get(column) is not None:
             return read_label(row[column], column)
     return None
+
+
+def row_categories(row: Mapping[str, Any], column: str | None = None) -> tuple[str, ...]:
+    """The categories that a row is filed under; empty if it says nothing.
+
+    Args:
+        row: one source row.
+        column: where they stand; None looks at ``CATEGORY_COLUMNS``. A word, a list of words (STAR-1), or a mapping of
+            words to truth values (BeaverTails).
+    """
+    for name in (column,) if column else CATEGORY_COLUMNS:
+        value = row.get(name)
+        if isinstance(value, Mapping):
+            value = [word for word, truth in value.items() if truth is True]
+        words = value if isinstance(value, (list, tuple)) else [value]
+        found = tuple(sound for word in words if isinstance(word, str) and (sound := word.strip()))
+        if found:
+            return found
+    return ()
 
 
 def _meaning(text: str) -> FoundLabel:

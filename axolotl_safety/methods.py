@@ -88,7 +88,16 @@ def _by_entry(entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> dict[int
         grouped[outcome.entry].append(outcome)
     for entry in entries:
         grouped[entry.index] += [
-            Outcome(row.row_id, entry.index, entry.source.name, row.prompt, "", "rejected", row.reason)
+            Outcome(
+                row.row_id,
+                entry.index,
+                entry.source.name,
+                row.prompt,
+                "",
+                "rejected",
+                row.reason,
+                categories=row.categories,
+            )
             for row in entry.bad
         ]
         grouped[entry.index].sort(key=lambda outcome, order=entry.order: order[outcome.row_id])

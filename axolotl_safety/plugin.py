@@ -39,6 +39,7 @@ class SafetyPlugin(BasePlugin):
         from .interrupt import interruptible
         from .prepare import check_writable, our_entries, section
         from .ranks import once
+        from .report.page import try_report
         from .stage import config_hash, refuse_adapter_below, run_stage
 
         if cfg.rl:
@@ -53,7 +54,9 @@ class SafetyPlugin(BasePlugin):
         check_writable(work_dir)
 
         def work() -> dict[str, Any]:
-            return {str(index): output for index, output in run_stage(cfg).items()}
+            outputs = run_stage(cfg)
+            try_report(work_dir)
+            return {str(index): output for index, output in outputs.items()}
 
         command = f"axolotl {'preprocess' if preprocess else 'train'} {cfg.axolotl_config_path}"
         with interruptible(command):

@@ -9,8 +9,8 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from .guards.judge import BuiltinGuard, Guard, load_guards
 from .journal import Journal
 from .queue import WorkQueue
 from .reasoning import TargetTokenizer
+from .selection import refuse_unscorable, scores_rows, select_tasks
 from .target import ModelFiles, load_model_files
 from .tasks import Entry, read_entry, resolve_sampling, warn_without_choice
 
@@ -70,18 +71,22 @@ class Prepared:
         longest = longest_sequence(self.safety, self.entries, self.sampling, self.window)
         return engine_models(self.files, longest, self.guards, self.sequence_len)
 
+    def selected(self, queue: WorkQueue | None) -> Prepared:
+        """With no more rows per entry than `max_rows` says; the same again where that is done already.
+
+        Args:
+            queue: asked for scores where the choice needs them; None draws as many rows instead, as a plan does.
+
+        Raises:
+            StageError: scores are missing and no engine may start.
+        """
+        return replace(self, entries=tuple(select_tasks(self.safety, self.entries, queue, self.fingerprint)))
+
     def open_journals(self, read_only: bool = False) -> dict[str, Journal]:
-        """One journal per model; two guards that run the same model share theirs. None if nothing is generated."""
+        """One journal per model; none if nothing is asked."""
         if self.backend == "none":
             return {}
-        names = {"target": f"target-{self.fingerprint[:16]}"}
-        for guard in self.guards:
-            if not isinstance(guard, BuiltinGuard):
-                digest = hashlib.sha256(guard.fingerprint.encode()).hexdigest()
-                names[guard.key] = f"guard-{digest[:16]}"
-        folder = self.work_dir / "journal"
-        opened = {name: Journal(folder / f"{name}.jsonl", read_only) for name in set(names.values())}
-        return {key: opened[name] for key, name in names.items()}
+        return open_journals(self.work_dir, self.fingerprint, self.guards, read_only)
 
     def workshops(self, queue: WorkQueue) -> dict[str, Workshop]:
         """What each generating method works with."""
@@ -111,6 +116,8 @@ def prepare(cfg: Any, backend: str | None = None, engine: bool = False) -> Prepa
     think = (safety.think.open, safety.think.close) if safety.think else None
     tokens = TargetTokenizer(files.tokenizer, files.stop_token_ids, think)
     entries = [read_entry(cfg, safety, tokens, index, method) for index, method in methods.items()]
+    for entry in entries:
+        refuse_unscorable(safety, entry.method, entry.options, entry.source.name)
     tokens.check_round_trip([text for entry in entries for text in entry.sample_texts()], files.tokenizer_file)
     sampling = {
         method: resolve_sampling(
@@ -124,9 +131,10 @@ def prepare(cfg: Any, backend: str | None = None, engine: bool = False) -> Prepa
     }
     warn_without_choice(safety, sampling)
     guards = load_guards(safety.guard) if generates else []
-    backend = (backend or choose_backend(safety.engine)) if generates or engine else "none"
+    unchosen = scores_rows(safety, entries)
+    backend = (backend or choose_backend(safety.engine)) if generates or engine or unchosen else "none"
     refuse_resampling_without_scores(safety.choice, sampling, backend)
-    return Prepared(
+    prepared = Prepared(
         safety=safety,
         base_model=str(cfg.base_model),
         sequence_len=cfg.sequence_len,
@@ -139,6 +147,8 @@ def prepare(cfg: Any, backend: str | None = None, engine: bool = False) -> Prepa
         window=window_of(files, safety, backend),
         fingerprint=target_fingerprint(files, safety, backend),
     )
+    # Rows that are chosen by a score wait for the engine.
+    return prepared if unchosen else prepared.selected(None)
 
 
 def section(cfg: Any) -> SafetyConfig:
@@ -204,3 +214,16 @@ def target_fingerprint(files: ModelFiles, safety: SafetyConfig, backend: str) ->
     # for, which is in there already.
     parts += [safety.engine.model] if safety.engine.model else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def open_journals(
+    work_dir: Path, fingerprint: str, guards: Sequence[Guard], read_only: bool = False
+) -> dict[str, Journal]:
+    """One journal per model, by the name that requests use; two guards that run the same model share theirs."""
+    names = {"target": f"target-{fingerprint[:16]}"}
+    for guard in guards:
+        if not isinstance(guard, BuiltinGuard):
+            digest = hashlib.sha256(guard.fingerprint.encode()).hexdigest()
+            names[guard.key] = f"guard-{digest[:16]}"
+    opened = {name: Journal(work_dir / "journal" / f"{name}.jsonl", read_only) for name in set(names.values())}
+    return {key: opened[name] for key, name in names.items()}

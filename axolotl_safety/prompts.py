@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 FIELDS = ("prompt", "thought", "answer", "reference")
 _FIELD = re.compile(r"\{(" + "|".join(FIELDS) + r")\}")
@@ -115,6 +116,25 @@ def resolve(name_or_template: str, named: Mapping[str, Prompt]) -> Prompt:
         f"no prompt is named {name_or_template!r}. Named prompts: {', '.join(named)}. A literal template "
         f"must hold at least one of {', '.join('{' + field + '}' for field in FIELDS)}."
     )
+
+
+def prompts_in_use(settings: Any, methods: Iterable[str]) -> dict[str, str]:
+    """Hash of each prompt that the methods may show, by the name that a row's ``proposal`` carries.
+
+    Args:
+        settings: the validated section.
+        methods: those that generate.
+    """
+    found: dict[str, Prompt] = {}
+    if "dgr" in methods:
+        named = settings.dgr.prompt
+        shown = REWRITE_PROMPTS.values() if named == "auto" else [resolve_rewrite(named)]
+        found |= {f"dgr/{prompt.label}": prompt for prompt in shown}
+    if "thinksafe" in methods:
+        ladder = settings.thinksafe.ladder
+        shown = STEERING_PROMPTS.values() if "auto" in ladder else [resolve_steering(rung) for rung in ladder]
+        found |= {f"thinksafe/{prompt.label}": prompt for prompt in (STEERING_PROMPTS["none"], *shown)}
+    return {name: prompt.sha256 for name, prompt in found.items()}
 
 
 def resolve_rewrite(name_or_template: str) -> Prompt:

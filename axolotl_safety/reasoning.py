@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -217,6 +218,15 @@ class TargetTokenizer:
         if any(index in self._added_ids and index not in self._marker_ids for index in body):
             return Split(head.strip(), tail.strip(), "control_token")
         return Split(head.strip(), tail.strip())
+
+    def thought_length(self, token_ids: tuple[int, ...]) -> int:
+        """Tokens of a response up to and with the closing marker; 0 if it has none."""
+        think = self.thinking
+        if think.close_id is not None:
+            return token_ids.index(think.close_id) + 1 if think.close_id in token_ids else 0
+        ends = range(1, len(token_ids) + 1)
+        place = bisect_left(ends, True, key=lambda end: think.close in self.decode(list(token_ids[:end])))
+        return ends[place] if place < len(ends) else 0
 
     def response_ids(self, thought: str, answer: str) -> tuple[int, ...] | None:
         """Ids of a foreign response, as this model would have to write it after its generation prompt.

@@ -30,7 +30,7 @@ class RewardContext:
         """The tokenizer that the trainer uses, with the model's think markers."""
         from axolotl.loaders import load_tokenizer
 
-        from .stage import section
+        from .prepare import section
 
         think = section(self._cfg).think
         tokenizer = load_tokenizer(self._cfg)
@@ -41,7 +41,7 @@ class RewardContext:
         """The YAML's guards, on this process's device; weights come with the first score."""
         from accelerate import PartialState
 
-        from .stage import section
+        from .prepare import section
 
         return [GuardScorer(config, PartialState().device) for config in section(self._cfg).guard]
 
@@ -102,7 +102,7 @@ def check_rewards(cfg: Any) -> None:
         ConfigError: a guard cannot be reached, or P(safe) cannot be read from it.
     """
     if any(str(name).endswith(".guard_safe") for name in (cfg.trl or {}).get("reward_funcs") or []):
-        from .stage import section
+        from .prepare import section
 
         for config in section(cfg).guard:
             GuardScorer(config, "cpu")

@@ -51,6 +51,11 @@ class Outcome:
         nll_reference: nats per token of the foreign response at the raw prompt, None if not scored.
         nll_accepted: likewise of what is trained on.
         proposal: what the target saw: ``dgr/rewrite@1``, ``thinksafe/refuse@1``, or ``vanilla``.
+        categories: what the source files the row under.
+        stage: where the response comes from: ``transform``, ``refine0``, ``thinksafe/...``; empty if nothing was asked.
+        reference_thinking: the foreign thought, empty if the method read none.
+        reference_answer: the foreign answer, likewise.
+        reference_tokens: length of the foreign response in tokens, its end token included.
         ess: effective sample size of a draw by weight, None where nothing was drawn so.
         tempering: exponent of its weights; 0 means that it fell back to the first candidate.
         request_ids: every completion asked for, in order.
@@ -79,10 +84,16 @@ class Outcome:
     request_ids: tuple[str, ...] = ()
     candidate_reasons: tuple[str, ...] = ()
     candidate_proposals: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    stage: str = ""
+    reference_thinking: str = ""
+    reference_answer: str = ""
+    reference_tokens: int = 0
 
     @classmethod
     def of(cls, task: Task, **fields: Any) -> Outcome:
         """An outcome that carries over what the task says of its row."""
+        reference = task.example if task.reference_ids else None
         return cls(
             row_id=task.example.row_id,
             entry=task.entry,
@@ -90,6 +101,10 @@ class Outcome:
             prompt=task.example.prompt,
             label=task.label,
             prompt_ids=task.prompt_ids,
+            categories=task.example.categories,
+            reference_thinking=reference.thought if reference else "",
+            reference_answer=reference.answer if reference else "",
+            reference_tokens=len(task.reference_ids or ()),
             **fields,
         )
 

@@ -129,9 +129,14 @@ def _read_with_axolotl(entry: Any, use_auth_token: bool | None, seed: int) -> li
     return dataset.to_list()
 
 
+def seeded_order(row_ids: list[str], seed: int) -> list[str]:
+    """The rows in a drawn order. A row's place in the draw depends on itself and the seed alone."""
+    return sorted(row_ids, key=lambda row_id: hashlib.sha256(f"{seed}\0{row_id}".encode()).digest())
+
+
 def select_rows(row_ids: list[str], max_rows: int | None, seed: int) -> set[str]:
-    """Draw ``max_rows`` rows. A row's place in the draw depends on itself and the seed alone, so that a larger
-    ``max_rows`` keeps every row of a smaller one and their finished completions are used again."""
+    """Draw ``max_rows`` rows, so that a larger ``max_rows`` keeps every row of a smaller one and their finished
+    completions are used again."""
     if max_rows is None or max_rows >= len(row_ids):
         return set(row_ids)
-    return set(sorted(row_ids, key=lambda row_id: hashlib.sha256(f"{seed}\0{row_id}".encode()).digest())[:max_rows])
+    return set(seeded_order(row_ids, seed)[:max_rows])

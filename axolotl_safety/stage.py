@@ -25,8 +25,10 @@ from .handoff import write_dataset
 from .journal import write_atomically
 from .plan.gate import check_plan
 from .prepare import Prepared, prepare, section
+from .prompts import prompts_in_use
 from .queue import WorkQueue
 from .rows import LATEST, Outcome
+from .runs import record_run
 
 LOG = logging.getLogger(__name__)
 
@@ -81,9 +83,11 @@ def run_stage(
 
     queue = WorkQueue(journals, start if allow_engine else None)
     try:
+        prepared = prepared.selected(queue)
         outcomes, probed = answer(prepared, queue)
     finally:
         queue.close()
+        record_run(prepared.work_dir, prepared.backend, queue)
     figures = queue.engine.figures if queue.engine else EngineFigures()
     outputs = _deliver(prepared, outcomes, probed, queue, figures, started)
     require_given_back(figures)  # last, so that the next run finds everything done
@@ -120,11 +124,12 @@ def provenance(prepared: Prepared, probed: dict[str, Any], figures: EngineFigure
     """What a manifest says of models, engine, guards and settings."""
     safety, files, guards = prepared.safety, prepared.files, prepared.guards
     return {
-        "model": {"fingerprint": files.fingerprint, **told(files.spec, prepared.backend)},
+        "model": {"name": prepared.base_model, "fingerprint": files.fingerprint, **told(files.spec, prepared.backend)},
         "engine": {"backend": prepared.backend, **asdict(figures)},
         "guards": [{"name": guard.name, "heuristic": guard.heuristic} for guard in guards],
         "guard_settings": [one.model_dump(exclude_defaults=True) for one in safety.guard] if guards else [],
         "sampling": {method: drawn.as_dict() for method, drawn in prepared.sampling.items()},
+        "prompts": prompts_in_use(safety, prepared.sampling),
         "seed": safety.seed,
         "choice": safety.choice,
         "auto": probed,
@@ -161,7 +166,7 @@ def _deliver(
                 f"{manifest['reasons']}. Look at the completions in {work_dir / 'journal'}; try another prompt, "
                 "more attempts or a longer max_new_tokens."
             )
-        digest, train = write_dataset(work_dir, rows, manifest, kl)
+        digest, train = write_dataset(work_dir, rows, manifest, kl, prepared.tokens.thought_length)
         LOG.info("%s: %d rows in %s", entry.source.name, trained, train)
         outputs[entry.index] = {"hash": digest, "train": str(train), "rows": trained}
     kept = [row.label for rows in outcomes.values() for row in rows if row.status != "rejected"]

@@ -1,4 +1,4 @@
-"""From a dataset entry to tasks: rows read, unusable ones set aside with a reason, ids made, a sample drawn."""
+"""From a dataset entry to tasks: rows read, unusable and held-out ones set aside with a reason, ids made."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .engines.base import Sampling
 from .errors import ConfigError, DataError
 from .examples import Adapter, BadRow, Example, Label, choose_adapter, read_examples
 from .guards.refusal import is_refusal
-from .labels import COLUMNS
+from .labels import CATEGORY_COLUMNS, COLUMNS
 from .reasoning import TargetTokenizer
 from .rows import Expect, Task
-from .sources import Source, read_source, select_rows
+from .sources import Source, read_source
 
 LOG = logging.getLogger(__name__)
 
@@ -52,10 +52,10 @@ class Entry:
 
 
 def read_entry(cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: int, method: str) -> Entry:
-    """Read one dataset entry.
+    """Read one dataset entry: every row of it that can be used; `selection` takes `max_rows` of them.
 
     Raises:
-        DataError: no column or no row of it can be used.
+        DataError: no column or no row of it can be used, or a held-out category that no row has.
     """
     entry = cfg.datasets[index]
     blocks = safety.per_dataset
@@ -64,29 +64,37 @@ def read_entry(cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: i
     adapter = choose_adapter(source.columns, options, source.name)
     rows = read_examples(source.rows, adapter, options)
     bad = [row for row in rows if isinstance(row, BadRow)]
+    examples = [row for row in rows if isinstance(row, Example)]
+    _check_held_out(source, options, examples)
     tasks: list[Task] = []
-    for example in (row for row in rows if isinstance(row, Example)):
-        made = make_task(tokens, example, method, index, source.name, cfg.sequence_len)
+    for example in examples:
+        held = not {*options.hold_out}.isdisjoint(example.categories)
+        made = "held_out" if held else make_task(tokens, example, method, index, source.name, cfg.sequence_len)
         if isinstance(made, str):
-            bad.append(BadRow(example.row_id, example.prompt, made))
+            bad.append(BadRow(example.row_id, example.prompt, made, example.categories))
         else:
             tasks.append(made)
     if options.only:
         tasks = [task for task in tasks if task.example.label == options.only]
     if not tasks:
         raise DataError(_nothing_usable(source, adapter, options, bad))
-    chosen = select_rows([task.example.row_id for task in tasks], options.max_rows or safety.max_rows, safety.seed)
-    kept = tuple(task for task in tasks if task.example.row_id in chosen)
-    LOG.info(
-        "%s: %d rows read as %s, %d taken, %d unusable",
-        source.name,
-        len(source.rows),
-        adapter.name,
-        len(kept),
-        len(bad),
-    )
+    read, usable, unusable = len(source.rows), len(tasks), len(bad)
+    LOG.info("%s: %d rows read as %s, %d usable, %d not", source.name, read, adapter.name, usable, unusable)
     order = {row.row_id: place for place, row in enumerate(rows)}
-    return Entry(index, method, source, adapter.name, options, kept, tuple(bad), order)
+    return Entry(index, method, source, adapter.name, options, tuple(tasks), tuple(bad), order)
+
+
+def _check_held_out(source: Source, options: DatasetOptions, examples: Sequence[Example]) -> None:
+    """A misspelt category would hold nothing out."""
+    found = Counter(name for example in examples for name in example.categories)
+    for name in options.hold_out:
+        if name not in found:
+            column = options.category_field or " or ".join(CATEGORY_COLUMNS)
+            seen = ", ".join(repr(word)[:40] for word, _ in found.most_common(20)) or "none"
+            raise DataError(
+                f"datasets: {source.name!r}: hold_out names {name!r}, and no row has this category. Categories in "
+                f"{column}: {seen}. Name another column: safety: {{category_field: ...}}."
+            )
 
 
 def _nothing_usable(source: Source, adapter: Adapter, options: DatasetOptions, bad: Sequence[BadRow]) -> str:

@@ -29,4 +29,5 @@ def _outcome(sequence_len: int, task: Task) -> Outcome:
         answer=task.example.answer,
         response_ids=() if reason else reference,
         proposal="vanilla",
+        stage="original",
     )

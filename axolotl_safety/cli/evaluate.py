@@ -28,8 +28,8 @@ def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
     from ..evaluate.evaluation import evaluate
     from ..evaluate.report import show
     from ..interrupt import interruptible
+    from ..prepare import check_writable, section
     from ..ranks import exclusive
-    from ..stage import check_writable, section
 
     again = " ".join(["axolotl safety-eval", config, *(f"--model {one}" for one in models)])
     try:

@@ -21,6 +21,7 @@ PREFIX = "axolotl_safety."
 METHODS = ("dgr", "thinksafe", "vanilla")
 TYPES = tuple(PREFIX + method for method in METHODS)
 Choice = Literal["first", "lowest_nll", "resample"]
+Select = Literal["random", "lowest_nll", "diverse"]
 OnFailure = Literal["drop", "keep_original", "steer"]
 Label = Literal["harmful", "benign"]
 AUTO = "auto"  # in the place of a prompt's name: probe the named ones and take the best
@@ -102,6 +103,9 @@ class DatasetOptions(Strict):
     label: Label | None = Field(None, description="label of every row of this dataset, whatever the rows say")
     only: Label | None = Field(None, description="take only the rows that are labelled so")
     max_rows: int | None = Field(None, ge=1, description="rows taken from this dataset")
+    select: Select | None = Field(None, description="which rows max_rows takes; unset: safety.select")
+    hold_out: tuple[str, ...] = Field((), description="categories whose rows are not taken, for evaluation on them")
+    category_field: str | None = Field(None, description="column with a row's category; default: category, else type")
     prompt_field: str | None = Field(None, description="column that holds the prompt")
     response_field: str | None = Field(None, description="column that holds the response (thought and answer)")
     thought_field: str | None = Field(None, description="column that holds the thought alone")
@@ -141,6 +145,9 @@ class SafetyConfig(Strict):
     work_dir: str = Field("./safety", description="journals, datasets and logs; content-addressed inside")
     seed: int = Field(42, description="decides row selection and every draw")
     max_rows: int | None = Field(None, ge=1, description="rows taken from each dataset of our types")
+    select: Select = Field(
+        "random", description="which rows max_rows takes; lowest_nll: those whose reference the model finds likeliest"
+    )
     choice: Choice = Field(
         "first", description="which accepted candidate is trained on; resample needs top_p 1, top_k 0 and n above 1"
     )
@@ -160,6 +167,18 @@ class SafetyConfig(Strict):
     per_dataset: tuple[DatasetOptions | None, ...] = Field(
         (), description="filled from the datasets' own `safety:` blocks; not to be written by hand"
     )
+
+    @model_validator(mode="after")
+    def _select_needs_a_number(self) -> SafetyConfig:
+        blocks = [block or DatasetOptions() for block in self.per_dataset]
+        counted = [bool(block.max_rows or self.max_rows) for block in blocks]
+        asked = [block.select for block in blocks if block.select not in (None, "random") and not block.max_rows]
+        if not self.max_rows and (asked or (self.select != "random" and not any(counted))):
+            raise ValueError(
+                f"select {(asked or [self.select])[0]} says which rows are taken, and no max_rows says how many: set "
+                "both"
+            )
+        return self
 
     @field_validator("guard", mode="before")
     @classmethod

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from ..engines.environment import child_environment
-from ..stage import section
+from ..prepare import section
 
 LOG = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from ..engines.choose import choose_backend, start_engine
 from ..errors import ConfigError
 from ..funnel import versions
 from ..guards.judge import Guard, ModelGuard, load_guards
+from ..prepare import check_writable, section, target_fingerprint
 from ..reasoning import TargetTokenizer
-from ..stage import check_writable, section, target_fingerprint
 from ..tasks import family_preset
 from .figures import REFUSAL_JUDGE, HarmJudge, Measured, comparisons, figures, measure, safety_tax
 from .items import LoadedSet, load_set

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..config import SafetyConfig
 from ..errors import ConfigError
-from ..stage import load_target
+from ..prepare import load_target
 from ..target import ModelFiles, fingerprint_folder, load_model_files
 
 LOG = logging.getLogger(__name__)

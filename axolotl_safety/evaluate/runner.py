@@ -10,9 +10,9 @@ from ..config import SafetyConfig
 from ..engines.base import Completion, Engine, Failure, Request, Sampling
 from ..guards.judge import Guard, Judged, Judgement, ModelGuard, check_remote, judge
 from ..guards.refusal import is_refusal
+from ..prepare import open_journals, target_fingerprint
 from ..queue import WorkQueue, content_id
 from ..reasoning import TargetTokenizer
-from ..stage import open_journals, target_fingerprint
 from .answers import JUDGES
 from .items import Item, LoadedSet
 from .models import Contestant

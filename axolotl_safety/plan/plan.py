@@ -100,6 +100,7 @@ def make_plan(
         place: where it would run.
         sample: look at this many rows of each entry only.
     """
+    prepared = prepared.selected(None)
     load = workload(prepared, walk(prepared, journals, sample))
     sizes = {name: size for name, files in _files(prepared).items() if (size := _size(files)) is not None}
     engine, copies = None, 1

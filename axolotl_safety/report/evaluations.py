@@ -1,0 +1,99 @@
+"""The figures of an evaluation, for the three-axis table: read with care, since another command wrote them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LOG = logging.getLogger(__name__)
+_AXES = ("harm", "over_refusal", "reasoning")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure; rates and their bounds in percent, the gap (model minus base) in points."""
+
+    axis: str
+    set: str
+    metric: str
+    model: str
+    rate: float
+    low: float | None
+    high: float | None
+    n: int | None
+    truncated: float | None
+    judge: str
+    gap: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures, and a line for each safety tax."""
+
+    scores: tuple[Score, ...]
+    taxes: tuple[str, ...]
+
+
+def read_evaluation(work_dir: Path) -> Evaluation | None:
+    """The last evaluation in a work folder; None if there is none, or none that can be read (the log says why)."""
+    try:
+        latest = json.loads((work_dir / "evaluations" / "latest.json").read_text(encoding="utf-8"))["hash"]
+        said = json.loads((work_dir / "evaluations" / str(latest) / "results.json").read_text(encoding="utf-8"))
+        gaps = {_place(one): _gap(one, "difference") for one in said.get("comparisons", ())}
+        scores = [score for one in said["figures"] if (score := _score(one, gaps)) is not None]
+        taxes = [f"{one['model']} on {one['set']}: {_gap(one, 'points')}" for one in said.get("safety_tax", ())]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        LOG.warning("%s is left out of the report: %s: %s", work_dir / "evaluations", type(error).__name__, error)
+        return None
+    order = {axis: place for place, axis in enumerate(_AXES)}
+    scores.sort(key=lambda score: order.get(score.axis, len(order)))  # stable: the evaluation's order within an axis
+    return Evaluation(tuple(scores), tuple(taxes))
+
+
+def _place(one: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(one[name] for name in ("axis", "set", "metric", "model"))
+
+
+def _number(value: Any) -> float | None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if number else None
+
+
+def _bounds(one: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    interval = one.get("interval")
+    low, high = interval if isinstance(interval, (list, tuple)) and len(interval) == 2 else (None, None)
+    return _number(low), _number(high)
+
+
+def _gap(one: Mapping[str, Any], name: str) -> str:
+    value, (low, high) = _number(one[name]), _bounds(one)
+    if value is None:
+        return ""
+    between = "" if low is None or high is None else f" [{low:+.1f}, {high:+.1f}]"
+    return f"{value:+.1f}{between}"
+
+
+def _score(one: Mapping[str, Any], gaps: Mapping[tuple[Any, ...], str]) -> Score | None:
+    rate = _number(one["value"])
+    if rate is None:
+        return None
+    count = _number(one.get("n"))
+    judge = str(one.get("judge") or "")
+    if one.get("heuristic") and "heuristic" not in judge:
+        judge += " (heuristic)"
+    return Score(
+        *(str(one[name]) for name in ("axis", "set", "metric", "model")),
+        rate,
+        *_bounds(one),
+        None if count is None else int(count),
+        _number(one.get("truncation_rate")),
+        judge,
+        gaps.get(_place(one), ""),
+    )
