@@ -14,7 +14,7 @@ def vllm_version() -> str | None:
     The distribution's name is no help: CPU builds have another.
     """
     found = importlib.util.find_spec("vllm")
-    if found is None:
+    if found is None or found.origin is None:  # a mere folder of that name has no origin
         return None
     for folder in found.submodule_search_locations or ():
         try:
