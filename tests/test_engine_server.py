@@ -313,6 +313,7 @@ def test_a_server_that_dies_loses_nothing_and_repeats_nothing(tmp_path, serve):
     server.stop()
     done = (tmp_path / "j.jsonl").read_bytes().count(b'"kind":"completion"')
     assert 9 <= done <= 12 and b"failure" not in (tmp_path / "j.jsonl").read_bytes()
+    assert len(set(asked_of(server))) <= 12 + 4 + 1, "what is not under way is not tried on a dead server"
     back = serve()  # at another address
     finish(back.url)
     held = (tmp_path / "j.jsonl").read_bytes()
