@@ -196,6 +196,9 @@ def test_requests_beyond_the_window_are_refused_here_alone(serve, caplog):
     assert isinstance(found["fits"], Completion) and len(asked_of(server)) == 1
     assert "max_model_len is 64" in found["long"].message and found["full"].reason == "refused"
     assert caplog.text.count("--max-model-len") == 1
+    one = engine(server.url)
+    assert isinstance(next(one.run([request("r")])), Completion)
+    assert [result.reason for result in one.run([request("a", new=62)])] == ["refused"], "the last row may be too long"
     with pytest.raises(ConfigError, match="none of 2 requests fits.*65 tokens.*--max-model-len"):
         list(engine(server.url).run([request("a", new=62), request("b", new=63)]))
 
@@ -237,12 +240,13 @@ def cut(choice):
         (lambda choice: (200, {"choices": [{**choice, "token_ids": [1] * 9}]}, {}), "malformed", "log-probability"),
     ],
 )
-def test_a_fault_of_one_request_is_its_own(serve, fault, reason, said):
+def test_a_fault_of_one_request_is_its_own(serve, caplog, fault, reason, said):
     server = serve(lambda body, times, choice: fault(choice) if body["prompt"] == [1, 2, 3] else None)
     asked = [request("bad"), *(request(f"r{i}", (4, i)) for i in range(5))]
     found = by_id(engine(server.url, concurrency=1).run(asked))
     assert found["bad"].reason == reason and said in found["bad"].message
     assert sum(isinstance(result, Completion) for result in found.values()) == 5
+    assert ("the first: " in caplog.text) == (reason == "refused")
 
 
 def test_a_token_behind_a_stop_token_is_no_answer(serve):
@@ -309,6 +313,7 @@ def test_a_server_that_dies_loses_nothing_and_repeats_nothing(tmp_path, serve):
     server.stop()
     done = (tmp_path / "j.jsonl").read_bytes().count(b'"kind":"completion"')
     assert 9 <= done <= 12 and b"failure" not in (tmp_path / "j.jsonl").read_bytes()
+    assert len(set(asked_of(server))) <= 12 + 4 + 1, "what is not under way is not tried on a dead server"
     back = serve()  # at another address
     finish(back.url)
     held = (tmp_path / "j.jsonl").read_bytes()

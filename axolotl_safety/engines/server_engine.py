@@ -61,7 +61,8 @@ class ServerEngine:
         self._patience = patience or Patience(_ATTEMPTS, seconds=max(900.0, 2 * server.timeout_seconds))
         self._window: int | None = None
         self._checked = False
-        self._refusals = 0
+        self._answered = False
+        self._warned = False
         self._too_long = 0
 
     def check(self) -> None:
@@ -76,10 +77,13 @@ class ServerEngine:
             return
         facts = look_at(self._server)
         self._window = facts.get("max_model_len")
-        hasty = replace(self._patience, attempts=min(_CHECK_ATTEMPTS, self._patience.attempts))
-        probe(lambda asked: self._results(asked, hasty), check_tokenizer(self._server, self._tokenizer))
+        self._probe()
         self.figures.server = facts
         self._checked = True
+
+    def _probe(self) -> None:
+        hasty = replace(self._patience, attempts=min(_CHECK_ATTEMPTS, self._patience.attempts))
+        probe(lambda asked: self._results(asked, hasty), check_tokenizer(self._server, self._tokenizer))
 
     def run(self, requests: Iterable[Request | ScoreRequest]) -> Iterator[Result]:
         """Yield one result per request, in the order they finish.
@@ -88,14 +92,16 @@ class ServerEngine:
         Refusals are held back until the first result of another kind.
 
         Raises:
-            ConfigError: as `check`, or every request is longer than the server's window.
+            ConfigError: as `check`, or every request so far is longer than the server's window.
             StageError: the server did not answer for too long, or refuses everything.
         """
         self.check()
-        started = time.monotonic()
+        started, self._too_long = time.monotonic(), 0
         try:
             with closing(self._results(requests, self._patience)) as results:
-                yield from hold_back(results, self._all_refused)
+                for result in hold_back(results, self._all_refused):
+                    self._answered = self._answered or not isinstance(result, Failure)
+                    yield result
         finally:
             self.figures.seconds += time.monotonic() - started
 
@@ -111,11 +117,13 @@ class ServerEngine:
             return Failure(request.request_id, "refused", refusal)
         reply = await self._server.post(client, "completions", body_of(self._server.model, request))
         if reply.status_code in REFUSED:
-            return self._refused(request, reply)
+            said = str(fault_of(reply).get("message") or "")[:_MESSAGE_CHARS]
+            return self._turned_down(request.request_id, f"status {reply.status_code} {said}".strip())
         choice = first_choice(reply)
         if isinstance(request, ScoreRequest):
             return read_score(request, choice)
-        return read_completion(request, choice)
+        result = read_completion(request, choice)
+        return self._turned_down(result.request_id, result.message) if isinstance(result, Failure) else result
 
     def _refusal(self, request: Request | ScoreRequest) -> str:
         """Why a request is not sent, empty if it is. A request beyond its window vLLM would answer cut short."""
@@ -127,17 +135,18 @@ class ServerEngine:
             return ""
         self._too_long += 1
         message = f"the request can come to {tokens_of(request)} tokens, the server's max_model_len is {self._window}"
-        if self._too_long == 1:
-            LOG.warning("engine: %s; such rows are rejected. Start it with a longer --max-model-len", message)
+        self._warn_once(f"{message}. Start it with a longer --max-model-len")
         return message
 
-    def _refused(self, request: Request | ScoreRequest, reply: httpx.Response) -> Failure:
-        said = str(fault_of(reply).get("message") or "")[:_MESSAGE_CHARS]
-        message = f"status {reply.status_code} {said}".strip()
-        if not self._refusals:
-            LOG.warning("engine: the server refuses a request (%s); such rows are rejected", message)
-        self._refusals += 1
-        return Failure(request.request_id, "refused", message)
+    def _turned_down(self, request_id: str, message: str) -> Failure:
+        """A request that the server will not answer, or not whole."""
+        self._warn_once(message)
+        return Failure(request_id, "refused", message)
+
+    def _warn_once(self, message: str) -> None:
+        if not self._warned:
+            LOG.warning("engine: requests are refused, and their rows rejected and counted; the first: %s", message)
+        self._warned = True
 
     def _all_refused(self, held: list[Failure]) -> None:
         """Nothing of a run was answered: find out whether that is the server's fault.
@@ -145,10 +154,10 @@ class ServerEngine:
         Raises:
             ConfigError: it is, and stays so until somebody changes something.
         """
-        if self._window is not None and self._too_long:
+        if self._too_long < len(held):
+            self._probe()
+        elif not self._answered:  # later on, the last few rows may well be those that the server cannot take
             raise ConfigError(
                 f"safety.engine: none of {len(held)} requests fits the server: {held[0].message}. Start it with a "
                 "longer --max-model-len, or lower max_new_tokens or sequence_len."
             )
-        hasty = replace(self._patience, attempts=min(_CHECK_ATTEMPTS, self._patience.attempts))
-        probe(lambda asked: self._results(asked, hasty), check_tokenizer(self._server, self._tokenizer))

@@ -84,7 +84,10 @@ def read_completion(request: Request, choice: dict[str, Any]) -> Completion | Fa
         why = f"the server stopped at token {ids[-1]}, which is none of the target's stop tokens {sorted(stops)}"
         return Failure(request.request_id, "refused", why)
     if len(ids) < limit:
-        why = f"the server cut the completion off after {len(ids)} of {limit} tokens: its window is too small"
+        why = (
+            f"the server cut the completion off after {len(ids)} of {limit} tokens: its window is smaller, or the "
+            "max_new_tokens of its generation config"
+        )
         return Failure(request.request_id, "refused", why)
     return Completion(request.request_id, ids, "length", logprob)
 

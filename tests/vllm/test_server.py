@@ -5,8 +5,8 @@ Runs where AXOLOTL_SAFETY_VLLM_PYTHON names an interpreter that has vLLM. A serv
 
 from __future__ import annotations
 
+import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -18,9 +18,10 @@ import pytest
 import yaml
 from axolotl.utils.dict import DictDefault
 from stage_helpers import manifest_of
+from transformers import AutoTokenizer
 
 from axolotl_safety.config import EngineConfig
-from axolotl_safety.engines.base import Completion, ModelSpec, Request, Sampling, ScoreRequest
+from axolotl_safety.engines.base import ModelSpec, Request, Sampling, ScoreRequest
 from axolotl_safety.engines.client import WorkerEngine
 from axolotl_safety.engines.server_engine import ServerEngine, server_of
 from axolotl_safety.errors import StageError
@@ -93,17 +94,22 @@ def vllm(tmp_path_factory):
 
 
 def engine(url: str, attempts: int = 5, concurrency: int = 64) -> ServerEngine:
-    from transformers import AutoTokenizer
-
     config = EngineConfig(backend="openai", base_url=url, model="lab", concurrency=concurrency)
     return ServerEngine(server_of(config, "lab"), AutoTokenizer.from_pretrained(MODEL), Patience(attempts, 0.1))
 
 
-def requests(count: int, temperature: float, new: int = 48) -> list[Request]:
-    draw = random.Random(3)
-    sampling = Sampling(temperature, 1.0, 0, new)
-    prompts = [tuple(draw.randrange(16, 1500) for _ in range(draw.randint(4, 60))) for _ in range(count)]
-    return [Request(f"r{i}", "target", prompt, sampling, 5, (STOP,)) for i, prompt in enumerate(prompts)]
+def requests(count: int, temperature: float, new: int = 160, stop: tuple[int, ...] = (STOP,)) -> list[Request]:
+    """The lab's questions, every fourth with a limit that its answer does not keep to."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    rows = (ROOT / "examples/lab/data/eval/dev/math.jsonl").read_text().splitlines()[:count]
+    made = []
+    for place, row in enumerate(rows):
+        message = [{"role": "user", "content": json.loads(row)["prompt"]}]
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        prompt = tuple(tokenizer.encode(text, add_special_tokens=False))
+        sampling = Sampling(temperature, 1.0, 0, new if place % 4 else 8)
+        made.append(Request(f"r{place}", "target", prompt, sampling, 5, stop))
+    return made
 
 
 def test_greedy_completions_and_scores_are_those_of_the_worker(vllm, tmp_path):
@@ -112,7 +118,7 @@ def test_greedy_completions_and_scores_are_those_of_the_worker(vllm, tmp_path):
         ours = {result.request_id: result for result in here.run(asked)}
         scoring = [
             ScoreRequest(f"s{one.request_id}", "target", one.prompt_token_ids, ours[one.request_id].token_ids)
-            for one in requests(24, 1.0)
+            for one in asked
         ]
         scores = {result.request_id: result for result in here.run(scoring)}
     there = engine(vllm.url)
@@ -128,7 +134,7 @@ def test_greedy_completions_and_scores_are_those_of_the_worker(vllm, tmp_path):
 
 
 def test_a_draw_depends_on_the_request_alone(vllm):
-    asked = requests(24, 1.0, 24)
+    asked = requests(24, 1.0)
     first = {result.request_id: result for result in engine(vllm.url).run(asked)}
     second = {result.request_id: result for result in engine(vllm.url, concurrency=3).run(reversed(asked))}
     assert {name: said.token_ids for name, said in first.items()} == {
@@ -148,6 +154,7 @@ def thinksafe(tmp_path: Path, **engine: object) -> float:
     cfg.safety.guard.model = str(ROOT / "examples/lab/guard")
     cfg.safety.work_dir = str(tmp_path / str(engine["backend"]))
     cfg.safety.engine = engine
+    cfg.safety.max_rows = 200
     cfg.datasets[0].path = str(ROOT / "examples/lab/data/safechain.jsonl")
     prepare_config(cfg)
     output = run_stage(DictDefault(cfg.to_dict()))[0]
@@ -163,8 +170,7 @@ def test_the_laboratory_accepts_as_many_rows_as_with_transformers(vllm, tmp_path
 
 
 def test_a_server_that_is_killed_and_comes_back_loses_nothing_and_repeats_nothing(vllm, tmp_path):
-    asked, arrived = requests(48, 1.0, 200), []
-    asked = [Request(*(one.request_id, "target", one.prompt_token_ids, one.sampling, 5, ())) for one in asked]
+    asked, arrived = requests(48, 1.0, 200, stop=()), []
 
     def finish(after: int) -> WorkQueue:
         def kill(request_id: str) -> bool:
@@ -190,4 +196,3 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing_and_repeats_nothin
     assert (tmp_path / "j.jsonl").read_bytes().startswith(before)
     assert sorted(arrived) == sorted(one.request_id for one in asked), "each came once"
     assert len(queue.generated) == 48 - done and len(queue.reused) == done
-    assert all(isinstance(queue.completion(one), Completion) for one in asked)
