@@ -160,8 +160,8 @@ def _training_ways(plan: Plan) -> str:
         ways.append("optimizer: paged_adamw_8bit")
     if not settings.checkpointing:
         ways.append("gradient_checkpointing: true")
-    if settings.full_logits:
-        ways.append("a loss without all logits (axolotl.integrations.cut_cross_entropy, or Liger)")
+    if settings.logit_bytes:
+        ways.append("a loss that never holds all logits (liger_fused_linear_cross_entropy with its plugin)")
     ways += ["a shorter sequence_len", "micro_batch_size: 1"]
     return f"Ways out: {'; '.join(ways)}; a smaller base_model; a larger card."
 
