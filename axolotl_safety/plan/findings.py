@@ -70,6 +70,11 @@ def _engine(prepared: Prepared, plan: Plan, problems: list[str], warnings: list[
     if bfloat16 and card.capability and card.capability < _FIRST_BFLOAT16:
         said = f"{card.name} (compute capability {card.capability}) has no bfloat16. Set safety.engine.dtype: float16."
         (problems if plan.backend == "vllm" and engine.dtype == "bfloat16" else warnings).append(said)
+    if memory.parallel > len(plan.place.cards):
+        problems.append(
+            f"engine.tensor_parallel_size is {memory.parallel}, and the plan is for {len(plan.place.cards)} card(s). "
+            "Lower it, or plan for more with --gpus."
+        )
     full = [seat for seat in memory.seats if seat.slots < 1]
     if not full:
         return
