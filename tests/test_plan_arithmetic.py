@@ -131,28 +131,28 @@ def test_time_is_unknown_without_figures_and_halves_with_two_copies():
 @pytest.mark.parametrize(("tokens", "measured"), [(1024, 6), (2048, 7), (4096, 9), (8192, 12), (16384, 19)])
 def test_qlora_memory_of_a_7b_by_context(tokens, measured):
     """LLaMA-Factory's wiki: Llama-2-7B, 4 bit, r 8, batch 1, FlashAttention-2, GB."""
-    training = Training("qlora", "bitsandbytes", 8, ("q_proj", "v_proj"), "adamw_torch", tokens, True, True)
+    training = Training("qlora", "bitsandbytes", 8, ("q_proj", "v_proj"), "adamw_torch", tokens, True, 12)
     found = training_memory(size("meta-llama/Llama-2-7b"), training)
     assert found.total / 1e9 == pytest.approx(measured, rel=0.12)
 
 
 def test_trained_parameters_of_an_adapter():
     """PEFT's own count for r 8 on the query and value projections of Llama-2-7B is 4,194,304."""
-    training = Training("lora", None, 8, ("q_proj", "v_proj"), "adamw_torch", 1024, True, True)
+    training = Training("lora", None, 8, ("q_proj", "v_proj"), "adamw_torch", 1024, True, 12)
     assert training_memory(size("meta-llama/Llama-2-7b"), training).trained == 4_194_304
     everywhere = replace(training, targets=None, rank=16)
     assert training_memory(size("meta-llama/Llama-2-7b"), everywhere).trained == 39_976_960  # PEFT's, all linear, r 16
 
 
 def test_a_full_fine_tune_holds_weights_gradients_and_two_states():
-    training = Training(None, None, 8, None, "adamw_torch", 1024, True, True)
+    training = Training(None, None, 8, None, "adamw_torch", 1024, True, 12)
     found = training_memory(size(QWEN_1B), training)
     assert found.trained == size(QWEN_1B).parameters
     assert found.weights + found.gradients + found.optimizer == 8 * found.trained  # all in bfloat16
     eight = training_memory(size(QWEN_1B), replace(training, optimizer="adamw_bnb_8bit"))
     assert eight.optimizer == 2 * found.trained
     assert training_memory(size(QWEN_1B), replace(training, optimizer="paged_adamw_8bit")).optimizer == 0
-    chunked = training_memory(size(QWEN_1B), replace(training, full_logits=False, tokens=16384))
+    chunked = training_memory(size(QWEN_1B), replace(training, logit_bytes=0, tokens=16384))
     assert chunked.logits < training_memory(size(QWEN_1B), replace(training, tokens=16384)).logits / 10
     assert training_memory(size(QWEN_1B), replace(training, copy=True)).weights == 2 * found.weights
 
@@ -170,12 +170,13 @@ def test_training_is_read_from_axolotl():
         "bf16": "auto",
     }
     assert from_axolotl(config) == Training(
-        "qlora", "bitsandbytes", 32, ("q_proj", "v_proj"), "paged_adamw_8bit", 8192, True, True
+        "qlora", "bitsandbytes", 32, ("q_proj", "v_proj"), "paged_adamw_8bit", 8192, True, 12
     )
     assert from_axolotl(config | {"lora_target_linear": True}).targets is None
-    assert not from_axolotl(config | {"cut_cross_entropy": True}).full_logits
+    assert from_axolotl(config | {"cut_cross_entropy": True}).logit_bytes == 0
+    assert from_axolotl(config | {"chunked_cross_entropy": True}).logit_bytes == 8
     with_kl = from_axolotl(config | {"adapter": None, "safety": {"kl": {"mode": "replace"}}})
-    assert with_kl.copy and not with_kl.full_logits
+    assert with_kl.copy and not with_kl.logit_bytes
 
 
 def test_cards_by_name():

@@ -67,7 +67,9 @@ def test_lab_recipes_run(tmp_path, name):
 
 
 LAB = cli.ROOT / "examples" / "lab"
-REAL = [path.stem for path in YAMLS if not path.stem.startswith("lab_")]
+# Recipes that name a card differ from the others in sizes alone, which the plan checks; one of them is run.
+SIZED = [path.stem for path in YAMLS if re.search(r"_\d+gb$", path.stem)]
+REAL = [path.stem for path in YAMLS if not path.stem.startswith("lab_") and path.stem not in SIZED[1:]]
 REFUSALS_ALONE = ("vanilla_directrefusal", "vanilla_r1act", "vanilla_star1")
 
 

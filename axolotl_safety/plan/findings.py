@@ -70,6 +70,11 @@ def _engine(prepared: Prepared, plan: Plan, problems: list[str], warnings: list[
     if bfloat16 and card.capability and card.capability < _FIRST_BFLOAT16:
         said = f"{card.name} (compute capability {card.capability}) has no bfloat16. Set safety.engine.dtype: float16."
         (problems if plan.backend == "vllm" and engine.dtype == "bfloat16" else warnings).append(said)
+    if memory.parallel > len(plan.place.cards):
+        problems.append(
+            f"engine.tensor_parallel_size is {memory.parallel}, and the plan is for {len(plan.place.cards)} card(s). "
+            "Lower it, or plan for more with --gpus."
+        )
     full = [seat for seat in memory.seats if seat.slots < 1]
     if not full:
         return
@@ -160,8 +165,8 @@ def _training_ways(plan: Plan) -> str:
         ways.append("optimizer: paged_adamw_8bit")
     if not settings.checkpointing:
         ways.append("gradient_checkpointing: true")
-    if settings.full_logits:
-        ways.append("a loss without all logits (axolotl.integrations.cut_cross_entropy, or Liger)")
+    if settings.logit_bytes:
+        ways.append("a loss that never holds all logits (liger_fused_linear_cross_entropy with its plugin)")
     ways += ["a shorter sequence_len", "micro_batch_size: 1"]
     return f"Ways out: {'; '.join(ways)}; a smaller base_model; a larger card."
 

@@ -6,9 +6,11 @@ request counts with the chance that it will be made.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from .. import methods as at_work
@@ -18,6 +20,7 @@ from ..guards.judge import ORIGINALS
 from ..journal import Journal
 from ..prepare import Prepared
 from ..queue import Work, WorkQueue
+from ..reasoning import TargetTokenizer
 from ..rows import Outcome
 from ..sources import select_rows
 
@@ -133,8 +136,16 @@ def walk(prepared: Prepared, journals: dict[str, Journal], sample: int | None = 
     if prepared.backend == "none":
         return found
     queue = DryQueue(journals, found)
+    looked = replace(looked, tokens=_remembering(looked.tokens))
     found.outcomes, _ = at_work.run(looked.workshops(queue), looked.safety, looked.entries, looked.sequence_len)
     return found
+
+
+def _remembering(tokens: TargetTokenizer) -> TargetTokenizer:
+    """The same tokenizer, which renders no prompt twice: a walk asks for every row in every attempt."""
+    remembering = copy.copy(tokens)
+    remembering.prompt_ids = cache(tokens.prompt_ids)  # type: ignore[method-assign]
+    return remembering
 
 
 def attempts(found: Walk, chance: Callable[[Wanted], float]) -> tuple[list[float], dict[str, float]]:

@@ -9,10 +9,11 @@ from ..sizes import Matrix, ModelSize
 
 _CONTEXT_BYTES = 0.8e9  # CUDA context and the libraries' workspaces
 _FRAGMENTATION = 1.05  # what the allocator cannot reuse
-# Per logit of plain cross-entropy, at its peak in the backward pass: the logits in bfloat16, their float32 copy or
-# log-softmax, and the gradient in both.
-_LOGIT_BYTES = 12
-_CHUNKED_LOSS_BYTES = 0.5e9  # of a loss that makes the logits in chunks
+# Bytes per logit at the peak of the backward pass. Plain cross-entropy: the logits in bfloat16, their float32
+# log-softmax, and the gradient in both types. `chunked_cross_entropy` makes all logits too, but their float32 gradient
+# only by chunk.
+_PLAIN_LOSS, _CHUNKED_LOSS = 12, 8
+_FUSED_LOSS_BYTES = 0.5e9  # of a loss that makes the logits in pieces: Liger's, cut_cross_entropy, safety.kl
 
 # Bytes per trained parameter beyond weight and gradient, by how many values the optimizer keeps per parameter and in
 # how many bytes; None for the parameter's own type. Paged optimizers keep theirs in main memory when the card is full.
@@ -52,7 +53,7 @@ class Training:
         optimizer: its name.
         tokens: of one micro-batch: sequence_len x micro_batch_size.
         checkpointing: whether activations are recomputed.
-        full_logits: whether the loss makes all logits at once.
+        logit_bytes: of one logit at the peak; 0 for a loss that never holds all of them.
         copy: whether a frozen second copy of the model is held (KL without an adapter).
         bytes_per_weight: of what is not quantised: 2, or 4 in float32.
     """
@@ -64,7 +65,7 @@ class Training:
     optimizer: str
     tokens: int
     checkpointing: bool
-    full_logits: bool
+    logit_bytes: int
     copy: bool = False
     bytes_per_weight: int = 2
 
@@ -113,7 +114,7 @@ def training_memory(size: ModelSize, training: Training) -> TrainingMemory:
         adapted, trained, per_parameter = [], size.parameters, full
     states, width = _OPTIMIZERS.get(training.optimizer, (2, 4))
     optimizer = states * (per_parameter if width is None else width) * trained
-    logits = _LOGIT_BYTES * training.tokens * size.vocabulary if training.full_logits else _CHUNKED_LOSS_BYTES
+    logits = training.logit_bytes * training.tokens * size.vocabulary or _FUSED_LOSS_BYTES
     activations = _activations(size, adapted, training)
     gradients = trained * per_parameter
     parts = weights + gradients + optimizer + activations + logits
@@ -147,12 +148,8 @@ def from_axolotl(cfg: Mapping) -> Training:
     if cfg.get("lora_target_linear") or not isinstance(targets, (list, tuple)):
         targets = None
     bits = "bitsandbytes" if cfg.get("load_in_4bit") else "int8" if cfg.get("load_in_8bit") else None
-    chunked = (
-        kl is not None
-        or cfg.get("cut_cross_entropy")
-        or cfg.get("chunked_cross_entropy")
-        or cfg.get("liger_fused_linear_cross_entropy")
-    )
+    fused = kl is not None or cfg.get("cut_cross_entropy") or cfg.get("liger_fused_linear_cross_entropy")
+    logit_bytes = 0 if fused else _CHUNKED_LOSS if cfg.get("chunked_cross_entropy") else _PLAIN_LOSS
     reference = (kl or {}).get("reference") or "auto"
     return Training(
         adapter=adapter,
@@ -162,7 +159,7 @@ def from_axolotl(cfg: Mapping) -> Training:
         optimizer=str(getattr(cfg.get("optimizer"), "value", cfg.get("optimizer") or "adamw_torch_fused")),
         tokens=int(cfg.get("sequence_len") or 512) * int(cfg.get("micro_batch_size") or 1),
         checkpointing=bool(cfg.get("gradient_checkpointing")),
-        full_logits=not chunked,
+        logit_bytes=logit_bytes,
         copy=kl is not None and (reference == "copy" or (reference == "auto" and not adapter)),
         bytes_per_weight=2 if cfg.get("bf16") or cfg.get("fp16") or cfg.get("bfloat16") else 4,
     )

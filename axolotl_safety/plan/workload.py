@@ -152,10 +152,11 @@ def _verdicts(
     for guard, config in zip(prepared.guards, prepared.safety.guard, strict=True):
         known = [(one, weight) for one, weight in weighed if one.kind == "verdict" and one.model == _key(guard)]
         segments = 2 if config.segment == "both" else 1
+        frame = _frame(guard)
         total = sum(weight for _, _, weight in made)
         count = _SOUND * segments * (total + refined)
         read = _SOUND * sum(
-            weight * (segments * (_frame(guard) + len(task.prompt_ids)) + tokens) for task, tokens, weight in made
+            weight * (segments * (frame + len(task.prompt_ids)) + tokens) for task, tokens, weight in made
         )
         read *= 1 + refined / total if total else 1
         count += sum(weight for _, weight in known)
