@@ -61,7 +61,8 @@ def test_lab_recipes_run(tmp_path, name):
     code, output = cli.run("train", config, tmp_path)
     assert code == 0, output[-3000:]
     if evaluation:
-        check_evaluation(json.loads(output.strip().splitlines()[-1]))
+        (line,) = [line for line in output.splitlines() if line.startswith('{"results"')]
+        check_evaluation(json.loads(line))
     found = cli.manifests(tmp_path / "safety")
     assert len(found) == len(config["datasets"])
     for manifest in found:
@@ -72,7 +73,7 @@ def test_lab_recipes_run(tmp_path, name):
 
 
 def check_evaluation(said: dict[str, Any]) -> None:
-    """The last line of an evaluation after training: base and adapter on every set, three axes."""
+    """The line of JSON that an evaluation after training ends with: base and adapter on every set."""
     results = json.loads(Path(said["results"]).read_text())
     assert [one["kind"] for one in results["models"]] == ["base", "adapter"] and Path(said["items"]).is_file()
     assert {(one["set"], one["n"]) for one in results["sets"]} == {(n, 6) for n in ("seen", "unseen", "benign", "sums")}
