@@ -13,11 +13,11 @@ completion stands in it. Keys may be added under the same ``schema``; none chang
 * ``sets`` (lm-eval's tasks stand among the figures alone): ``set``, ``axis``, ``source``, ``licence``, ``template``,
   ``rows``, ``n``, ``skipped`` (by reason), ``judge`` (reasoning), ``overlap`` (``exact``, ``ngram``, ``any``: prompts
   shared with the training data; null where that is not known)
-* ``figures``: ``set``, ``axis``, ``metric``, ``model``, ``value``, ``interval``, ``method``, ``n`` (prompts), ``samples``,
-  ``failed`` (completions that the engine could not deliver; their prompts are in no rate), ``truncation_rate``,
-  ``unclosed_rate``, ``judge``, ``heuristic``. Metrics: of harm ``harmful`` (not clearly safe; ``unjudged`` beside it is
-  the share without a verdict) and ``refusal``; of over-refusal ``refusal``; of reasoning ``correct`` (mean pass@1) and
-  its failures ``refused`` and ``wrong``
+* ``figures``: ``set``, ``axis``, ``metric``, ``model``, ``value``, ``interval``, ``method``, ``n`` (prompts),
+  ``samples``, ``failed`` (completions that the engine could not deliver; their prompts are in no rate),
+  ``truncation_rate``, ``unclosed_rate``, ``judge``, ``heuristic``. Metrics: of harm ``harmful`` (not clearly safe;
+  ``unjudged`` beside it is the share without a verdict) and ``refusal``; of over-refusal ``refusal``; of reasoning
+  ``correct`` (mean pass@1) and its failures ``refused`` and ``wrong``
 * ``comparisons``: ``set``, ``axis``, ``metric``, ``model`` against ``base``: ``difference`` (model minus base),
   ``interval``, ``method``, ``p_value``, ``test``, ``n``
 * ``safety_tax``: per tuned ``model`` and ``set`` (``all``: mean over the sets): ``points`` (base minus tuned),
