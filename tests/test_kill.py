@@ -180,7 +180,7 @@ def test_after_kills_an_evaluation_repeats_nothing_and_writes_the_same_bytes(tmp
     assert undisturbed["asked"] == 800
     work, dice = tmp_path / "noisy" / "work", random.Random(13)
     held: dict[str, list[int]] = {}
-    for _ in range(6):
+    for _ in range(4):
         assert kill_at_random(runs, configs[1], work, "evaluate", dice, 0.4)
         now = sound_completions(work)
         assert held.items() <= now.items() and len(now) > len(held)
