@@ -1,8 +1,8 @@
 """Run data stages in processes of their own, to be killed.
 
 Imports cost ten seconds and a campaign kills dozens of runs, so this program imports once and forks a run for each
-line on its standard input: ``start <config.json> <real|scripted> <output file>`` answers with a pid,
-``wait <pid>`` with the exit code.
+line on its standard input: ``start <config.json> <real|scripted|evaluate> <output file>`` answers with a pid,
+``wait <pid>`` with the exit code. ``evaluate`` runs the evaluation, with the scripted engine.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers import AutoTokenizer
 
 from axolotl_safety.engines.base import Request, Result, ScoreRequest
 from axolotl_safety.engines.choose import start_engine
+from axolotl_safety.evaluate.evaluation import evaluate
 from axolotl_safety.interrupt import interruptible
 from axolotl_safety.register import prepare_config
 from axolotl_safety.stage import run_stage
@@ -30,9 +31,12 @@ from axolotl_safety.stage import run_stage
 class SlowEngine(tiny.ScriptedEngine):
     """A scripted engine that takes its time, so that a kill meets it at work."""
 
+    delivered = 0  # by all engines of this process
+
     def run(self, requests: list[Request | ScoreRequest]) -> Iterator[Result]:
         for result in super().run(requests):
             time.sleep(0.004)
+            SlowEngine.delivered += 1
             yield result
 
 
@@ -50,6 +54,10 @@ def run(config: str, engine: str, output: str) -> None:
         tokenizer = AutoTokenizer.from_pretrained(cfg.base_model)
         return SlowEngine(tiny.refusing_answer(tokenizer, True, tokenizer.eos_token_id))
 
+    if engine == "evaluate":
+        folder = evaluate(cfg, make_engine=scripted).folder
+        print(json.dumps({"0": {"folder": str(folder), "asked": SlowEngine.delivered}}), flush=True)
+        return
     with interruptible("axolotl train again.yml"):
         outputs = run_stage(cfg, make_engine=start_engine if engine == "real" else scripted)
     print(json.dumps(outputs), flush=True)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import axolotl_cli as cli
+import eval_helpers as helpers
 import pytest
 import tiny
 
@@ -161,6 +162,34 @@ def test_after_kills_a_scripted_run_writes_the_bytes_of_an_undisturbed_one(tmp_p
     trains = [sorted(Path(output["train"]).iterdir()) for output in (undisturbed, disturbed)]
     assert [path.name for path in trains[0]] == [path.name for path in trains[1]]
     assert [path.read_bytes() for path in trains[0]] == [path.read_bytes() for path in trains[1]]
+
+
+@pytest.mark.timeout(900)
+def test_after_kills_an_evaluation_repeats_nothing_and_writes_the_same_bytes(tmp_path, models, runs):
+    configs = []
+    for name in ("quiet", "noisy"):
+        folder = tmp_path / name
+        folder.mkdir()
+        sets = helpers.write_sets(tmp_path / "sets", 150, 50, 100) | {"samples": 2}
+        section = {"work_dir": str(folder / "work"), "guard": {"model": "builtin"}, "eval": sets}
+        config = {"base_model": str(models("r1")), "sequence_len": 400, "datasets": [], "safety": section}
+        config["output_dir"] = str(helpers.adapter_folder(tmp_path / "tuned", models("r1")))
+        configs.append(folder / "config.json")
+        configs[-1].write_text(json.dumps(config))
+    undisturbed = runs.finish(configs[0], "evaluate")
+    assert undisturbed["asked"] == 800
+    work, dice = tmp_path / "noisy" / "work", random.Random(13)
+    held: dict[str, list[int]] = {}
+    for _ in range(4):
+        assert kill_at_random(runs, configs[1], work, "evaluate", dice, 0.4)
+        now = sound_completions(work)
+        assert held.items() <= now.items() and len(now) > len(held)
+        held = now
+    disturbed = runs.finish(configs[1], "evaluate")
+    assert 0 < len(held) < 800 and disturbed["asked"] == 800 - len(held)
+    folders = [Path(one["folder"]) for one in (undisturbed, disturbed)]
+    for name in ("results.json", "items.parquet"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -55,8 +55,14 @@ def test_lab_recipes_run(tmp_path, name):
         "dataset_prepared_path": str(tmp_path / "prepared"),
     }
     config["safety"] |= {"work_dir": str(tmp_path / "safety"), "max_rows": 40}
+    evaluation = config["safety"].get("eval")
+    if evaluation:
+        evaluation |= {"max_items": 6, "after_train": True}
     code, output = cli.run("train", config, tmp_path)
     assert code == 0, output[-3000:]
+    if evaluation:
+        (line,) = [line for line in output.splitlines() if line.startswith('{"results"')]
+        check_evaluation(json.loads(line))
     found = cli.manifests(tmp_path / "safety")
     assert len(found) == len(config["datasets"])
     for manifest in found:
@@ -64,6 +70,16 @@ def test_lab_recipes_run(tmp_path, name):
         assert manifest["nll"]["after"] < 0.6
     assert {label for manifest in found for label in manifest["labels"]} == {"harmful", "benign"}
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()
+
+
+def check_evaluation(said: dict[str, Any]) -> None:
+    """The line of JSON that an evaluation after training ends with: base and adapter on every set."""
+    results = json.loads(Path(said["results"]).read_text())
+    assert [one["kind"] for one in results["models"]] == ["base", "adapter"] and Path(said["items"]).is_file()
+    assert {(one["set"], one["n"]) for one in results["sets"]} == {(n, 6) for n in ("seen", "unseen", "benign", "sums")}
+    assert all(one["overlap"] is not None for one in results["sets"])
+    base = {one["set"]: one["value"] for one in said["figures"] if one["metric"] in ("correct", "harmful")}
+    assert base["sums"] > 80 and said["safety_tax"][0]["n"] == 6 and results["figures"] == said["figures"]
 
 
 LAB = cli.ROOT / "examples" / "lab"

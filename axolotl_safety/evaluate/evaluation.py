@@ -21,12 +21,12 @@ from ..guards.judge import Guard, ModelGuard, load_guards
 from ..prepare import check_writable, section, target_fingerprint
 from ..reasoning import TargetTokenizer
 from ..tasks import family_preset
-from .figures import REFUSAL_JUDGE, HarmJudge, Measured, comparisons, figures, measure, safety_tax
+from .figures import REFUSAL_JUDGE, HarmJudge, comparisons, figures, measure, safety_tax
 from .items import LoadedSet, load_set
 from .lm_eval_task import LmEvalTask, run_task
 from .models import Contestant, contestants
 from .overlap import overlaps, training_prompts
-from .runner import Hall, Response, answer_all
+from .runner import Hall, answer_all
 from .sets import resolve
 from .store import SCHEMA, write_results
 
@@ -199,6 +199,3 @@ def _hash(
         versions()["axolotl_safety"],
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
-
-
-__all__ = ["Evaluated", "Measured", "Response", "evaluate"]
