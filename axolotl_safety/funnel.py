@@ -18,6 +18,7 @@ from .shift import shift_lines, shift_of
 from .sources import Source
 
 LOG = logging.getLogger(__name__)
+_CATEGORIES = 200  # a column named `type` may hold something else in every row
 _PACKAGES = ("axolotl", "torch", "transformers", "datasets", "tokenizers", "peft")
 
 
@@ -123,7 +124,7 @@ def _rung(name: str, tried: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _categories(rows: Sequence[Outcome]) -> dict[str, dict[str, int]]:
-    """Per category of the source: how its rows ended. A row with two categories counts in both."""
+    """Per category of the source, the largest ones: how its rows ended. A row with two categories counts in both."""
     found: dict[str, Counter[str]] = {}
     for row in rows:
         for name in row.categories:
@@ -131,7 +132,7 @@ def _categories(rows: Sequence[Outcome]) -> dict[str, dict[str, int]]:
     return {
         name: {"taken": sum(count.values())}
         | {status: count[status] for status in ("accepted", "fallback", "rejected")}
-        for name, count in sorted(found.items())
+        for name, count in sorted(found.items(), key=lambda item: (-item[1].total(), item[0]))[:_CATEGORIES]
     }
 
 

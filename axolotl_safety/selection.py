@@ -7,6 +7,7 @@ refusal back; which ten matters then.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import math
 import re
@@ -127,16 +128,16 @@ def diverse_order(prompts: Sequence[str], groups: Sequence[str], count: int) -> 
     for index, group in enumerate(groups):
         waiting[group].append(index)
     members = {group: np.array(indices) for group, indices in waiting.items()}
-    taken: Counter[str] = Counter()
-    free_N = np.ones(len(prompts), dtype=bool)
+    turns = [(0, group) for group in sorted(members)]  # a heap: how many rows it has taken, and its name
     order: list[int] = []
-    while len(order) < min(count, len(prompts)):
-        group = min((name for name in members if free_N[members[name]].any()), key=lambda name: (taken[name], name))
-        among = members[group][free_N[members[group]]]
-        index = int(among[np.argmin(nearest_N[among])])  # the first of equals
+    while turns and len(order) < count:
+        taken, group = heapq.heappop(turns)
+        place = int(np.argmin(nearest_N[members[group]]))  # the first of equals
+        index = int(members[group][place])
         order.append(index)
-        taken[group] += 1
-        free_N[index] = False
+        members[group] = np.delete(members[group], place)
+        if len(members[group]):
+            heapq.heappush(turns, (taken + 1, group))
         dots_N = np.zeros(len(prompts), dtype=np.int64)
         for feature, weight in vectors[index].items():
             rows, weights = postings[feature]

@@ -26,6 +26,8 @@ def test_preprocess_then_train_then_evaluate(tmp_path, models, rows):
     (first,) = cli.manifests(tmp_path / "safety")
     assert first["counts"]["engine_starts"] == 1 and first["counts"]["generated"] == 24
     assert not cli.processes_of(tmp_path / "safety")
+    report = (tmp_path / "safety" / "report.html").read_bytes()
+    assert f"report: {tmp_path}/safety/report.html" in output and b"peak memory" in report
 
     # Without --launcher python: exactly what a user types.
     process = cli.start("train", config, tmp_path)
@@ -33,6 +35,7 @@ def test_preprocess_then_train_then_evaluate(tmp_path, models, rows):
     assert process.returncode == 0, output[-3000:]
     (second,) = cli.manifests(tmp_path / "safety")
     assert second["hash"] == first["hash"]
+    assert (tmp_path / "safety" / "report.html").read_bytes() == report
     assert second["counts"] == first["counts"] | {"engine_starts": 0, "generated": 0, "reused": 24} | {
         "verdicts_made": 0,
         "scores_made": 0,

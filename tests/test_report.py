@@ -9,8 +9,9 @@ from pathlib import Path
 
 import browser
 import pytest
+import tiny
 from report_tools import HOSTILE, Elements, hostile_stage, made_up_folder
-from stage_helpers import rows_of
+from stage_helpers import config, rows_of, scripted
 
 from axolotl_safety.errors import StageError
 from axolotl_safety.report.figures import histogram
@@ -90,18 +91,38 @@ def test_without_texts_no_word_of_a_row_is_in_the_file(finished, tmp_path):
 
 
 def test_many_long_rows_stay_below_the_limit_and_every_reason_is_shown(tmp_path):
-    made_up_folder(tmp_path, 3000, thought_words=1500)
+    made_up_folder(tmp_path, 1200, thought_words=1500)
     page = write_report(tmp_path).read_bytes()
     found = Elements(page.decode())
     shown = found.data["rows"]
-    assert 1_000_000 < len(page) < LIMIT_BYTES and 200 < len(shown) < 3000
-    assert f"{len(shown):,} of 3,000 rows stand in this file" in found.text
+    assert 1_000_000 < len(page) < LIMIT_BYTES and 200 < len(shown) < 1200
+    assert f"{len(shown):,} of 1,200 rows stand in this file" in found.text
     assert {row["reason"] for row in shown if "reason" in row} == {
         *("not_refused", "unclosed_think", "leak", "guard_unsafe", "loop")
     }
     assert write_report(tmp_path).read_bytes() == page
     whole = max(shown, key=lambda row: len(row["thinking"]))
     assert len(whole["thinking"]) > 8000
+
+
+@pytest.mark.parametrize(
+    ("safety", "words"),
+    [
+        ({"method": "vanilla"}, "vanilla starts no engine"),
+        ({"dgr": {"retries": 0, "on_failure": "keep_original"}}, "keep the original response"),
+        (
+            {"dgr": {"n": 4, "retries": 0}, "choice": "lowest_nll", "max_rows": 9},
+            "what max_rows, only and",
+        ),
+        ({"dgr": {"prompt": "auto"}}, "dgr/structured@1"),
+    ],
+)
+def test_every_kind_of_stage_can_be_reported(tmp_path, models, safety, words):
+    start, _ = scripted(models("qwen3"), "qwen3")
+    cfg = config(tmp_path, models("qwen3"), tiny.direct_refusal_rows(30), **safety)
+    run_stage(cfg, make_engine=start)
+    text = Elements(write_report(tmp_path / "work").read_text()).text
+    assert words in text and "Provenance" in text
 
 
 def test_an_evaluation_is_drawn_and_a_broken_one_is_left_out(finished, tmp_path, caplog):
