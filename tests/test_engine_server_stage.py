@@ -12,7 +12,7 @@ from stage_helpers import config, folder_bytes, manifest_of, rows_of
 from transformers import AutoTokenizer
 
 from axolotl_safety.config import EngineConfig
-from axolotl_safety.engines.base import EngineFigures, ModelSpec
+from axolotl_safety.engines.base import EngineFigures, GpuMemory, ModelSpec
 from axolotl_safety.engines.choose import choose_backend, start_engine
 from axolotl_safety.engines.client import WorkerEngine
 from axolotl_safety.engines.errors import EngineError
@@ -78,7 +78,7 @@ def test_a_server_of_another_tokenizer_stops_the_stage_before_any_row(tmp_path, 
 
 def test_resampling_at_another_temperature_is_refused_before_the_server_is_asked(tmp_path, models):
     plain = {"top_p": 1.0, "top_k": 0}
-    for temperature, message in ((0.7, "scores at temperature 1 only"), (1.0, "cannot be reached")):
+    for temperature, message in ((0.7, "at temperature 1 only"), (1.0, "cannot be reached")):
         sampling = plain | {"temperature": temperature}
         cfg = served(tmp_path, models("qwen3"), AWAY, sampling=sampling, choice="resample", dgr={"n": 4})
         with pytest.raises(ConfigError, match=message):
@@ -102,14 +102,15 @@ def test_the_target_is_served_and_guards_run_here(tmp_path, server):
 
 def test_requests_go_by_model_and_figures_add_up():
     target, guard = (tiny.ScriptedEngine(lambda one, ids=ids: ids) for ids in ((1,), (2,)))
-    guard.figures = EngineFigures(2, [7], 100, 5, 6, 1.0)
-    target.figures = EngineFigures(0, [], 200, None, None, 2.0, {"model": "m"})
+    card = (GpuMemory("0", 5, 6, 7),)
+    guard.figures = EngineFigures(2, [7], 100, card, 1.0, worker={"torch": "2"})
+    target.figures = EngineFigures(peak_rss_bytes=200, seconds=2.0, server={"model": "m"})
     routed = RoutedEngine({"target": target, "guard0": guard, "guard1": guard})
     asked = [request("a"), request("b", model="guard1"), score_request("c", model="guard0"), request("d")]
     found = {result.request_id: result for result in routed.run(asked)}
     assert found["a"].token_ids == found["d"].token_ids == (1,) and found["b"].token_ids == (2,)
     assert target.seen == ["a", "d"] and guard.seen == ["b", "c"]
-    assert routed.figures == EngineFigures(2, [7], 200, 5, 6, 3.0, {"model": "m"})
+    assert routed.figures == EngineFigures(2, [7], 200, card, 3.0, {"torch": "2"}, {"model": "m"})
     assert guard.figures.pids == [7], "adding up changes no part"
     with pytest.raises(EngineError, match="'other'.*guard0"):
         list(routed.run([request("e", model="other")]))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import eval_helpers as helpers
 import pyarrow as pa
@@ -296,7 +298,7 @@ def test_after_training_runs_the_command_on_rank_0_and_survives_its_failure(tmp_
         calls.append((command, env))
         return Ended
 
-    monkeypatch.setattr(after_training.subprocess, "run", child)
+    monkeypatch.setattr(after_training, "subprocess", SimpleNamespace(run=child, STDOUT=subprocess.STDOUT))
     monkeypatch.setenv("MASTER_ADDR", "somewhere")
     monkeypatch.setenv("RANK", "1")
     after_training.evaluate_after_training(cfg)
@@ -335,7 +337,7 @@ def test_an_lm_eval_task_is_run_once_per_model_and_paired(run, monkeypatch):
         tiny.write_rows(folder / "samples_toy_2026.jsonl", sample_lines(tuned))
         return Ended
 
-    monkeypatch.setattr(lm_eval_task.subprocess, "run", child)
+    monkeypatch.setattr(lm_eval_task, "subprocess", SimpleNamespace(run=child, STDOUT=subprocess.STDOUT))
     for _ in range(2):
         done, _ = run(reasoning=[{"lm_eval": "toy", "max_items": 10}])
     assert len(commands) == 2

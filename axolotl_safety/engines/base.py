@@ -149,6 +149,7 @@ class EngineFigures:
         gpu_memory: per GPU, before and after; empty without a GPU.
         seconds: lifetimes of all processes together.
         worker: what the last process said of itself: device and versions.
+        server: what a server that is not ours says of itself.
     """
 
     starts: int = 0
@@ -157,6 +158,7 @@ class EngineFigures:
     gpu_memory: tuple[GpuMemory, ...] = ()
     seconds: float = 0.0
     worker: dict[str, str] = field(default_factory=dict)
+    server: dict[str, Any] = field(default_factory=dict)
 
 
 class Engine(Protocol):

@@ -66,5 +66,6 @@ def combined(figures: Iterable[EngineFigures]) -> EngineFigures:
         whole.peak_rss_bytes = max(whole.peak_rss_bytes, one.peak_rss_bytes)
         whole.seconds += one.seconds
         whole.server = whole.server or one.server
+        whole.worker = whole.worker or one.worker
         whole.gpu_memory = whole.gpu_memory or one.gpu_memory
     return whole
