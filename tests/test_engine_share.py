@@ -43,7 +43,9 @@ def test_what_others_hold_is_not_given_away():
     free = 10 * GIB
     shares = divided(NF4, free=free)
     assert shares["target"].gpu_bytes < free
-    assert divided(NF4, free=22 * GIB, guard0=GUARD)["target"].gpu_bytes < divided(NF4, guard0=GUARD)["target"].gpu_bytes
+    assert (
+        divided(NF4, free=22 * GIB, guard0=GUARD)["target"].gpu_bytes < divided(NF4, guard0=GUARD)["target"].gpu_bytes
+    )
     assert divided(NF4, free=12 * GIB, guard0=GUARD)["guard0"].alone
 
 
