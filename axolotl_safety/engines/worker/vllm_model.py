@@ -104,7 +104,7 @@ class ServedModel:
                 self._long_scores += 1
                 self._keep_company()
             number = str(item.number)
-            params = _generate_params(item) if isinstance(item, GenerateItem) else _score_params()
+            params = generate_params(item) if isinstance(item, GenerateItem) else _score_params()
             ids = item.prompt + (item.response if isinstance(item, ScoreItem) else [])
             try:
                 self.engine.add_request(number, {"prompt_token_ids": ids}, params)
@@ -170,7 +170,7 @@ class ServedModel:
 _PLAIN = {"output_kind": RequestOutputKind.FINAL_ONLY, "detokenize": False}
 
 
-def _generate_params(item: GenerateItem) -> SamplingParams:
+def generate_params(item: GenerateItem) -> SamplingParams:
     return SamplingParams(
         temperature=item.temperature,
         top_p=item.top_p,
