@@ -58,7 +58,8 @@ def best_prompt(
     probes = {name: _probe(shop, sample, prompt, propose, name) for name, prompt in named.items()}
     chosen = rank(probes)
     report = {name: asdict(probe) for name, probe in probes.items()}
-    LOG.info("prompt auto: %s, of %s", chosen, report)
+    if not shop.queue.dry:
+        LOG.info("prompt auto: %s, of %s", chosen, report)
     return chosen, report
 
 

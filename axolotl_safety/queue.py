@@ -36,7 +36,10 @@ class WorkQueue:
         generated: ids of the requests whose result was made in this run.
         reused: ids of the requests whose result stood in the journal.
         made: how many records of each kind were made in this run.
+        dry: nothing is really asked, so what comes out of it is not to be announced.
     """
+
+    dry = False
 
     def __init__(self, journals: dict[str, Journal], start_engine: Callable[[], Engine] | None):
         """Open the door.

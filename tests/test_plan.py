@@ -270,3 +270,12 @@ def test_times_in_words():
 def test_offline_a_model_is_readable_if_its_weights_are_here(models, monkeypatch):
     assert machine.access([(str(models("qwen3")), None)]) == {str(models("qwen3")): ""}
     assert "not in the cache" in machine.access([("some/absent-model", None)])["some/absent-model"]
+
+
+def test_a_plan_of_auto_counts_the_probing_and_announces_no_choice(tmp_path, models, caplog):
+    cfg = config(tmp_path, models("qwen3"), tiny.direct_refusal_rows(10), dgr={"prompt": "auto", "probe_rows": 4})
+    with caplog.at_level("INFO", logger="axolotl_safety"):
+        plan = plan_of(cfg)
+    probing = [phase for phase in plan.load.phases if phase.title.startswith("probing ")]
+    assert len(probing) > 1 and all(phase.requests == 4 for phase in probing)
+    assert "prompt auto" not in caplog.text

@@ -70,6 +70,8 @@ class Walk:
 class DryQueue(WorkQueue):
     """Answers from the journals and notes what they lack; nothing is asked and nothing written."""
 
+    dry = True
+
     def __init__(self, journals: dict[str, Journal], walk: Walk):
         """Look into these journals, and note into this walk."""
         super().__init__(journals, None)
