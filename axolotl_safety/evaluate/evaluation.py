@@ -183,7 +183,12 @@ def _hash(
 ) -> str:
     """Hash of everything that decides the results."""
     asked = [
-        (one.spec.axis, one.spec.name, one.spec.judge, [(item.item_id, item.prompt_ids) for item in one.items])
+        (
+            one.spec.axis,
+            one.spec.name,
+            one.spec.judge,
+            [(item.item_id, item.prompt_ids, item.gold) for item in one.items],
+        )
         for one in sets
     ]
     parts = [

@@ -25,7 +25,7 @@ class Item:
     """One prompt of one set.
 
     Attributes:
-        item_id: hash of prompt and gold answer, stable under reordering; doubled rows get a number.
+        item_id: hash of what is asked, stable under reordering; doubled prompts get a number.
         row_prompt: the row's own prompt.
         prompt: what is asked.
         prompt_ids: the generation prompt.
@@ -171,7 +171,7 @@ def _item(
         return "control_token"
     if max_positions is not None and len(prompt_ids) >= max_positions:
         return "prompt_too_long"
-    digest = hashlib.sha256(json.dumps([asked, str(gold)]).encode()).hexdigest()[:24]
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
     seen[digest] += 1
     item_id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
     return Item(item_id, text, asked, prompt_ids, str(gold))
