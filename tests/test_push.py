@@ -115,6 +115,7 @@ def test_the_folder_holds_the_models_own_rows_and_a_card_that_reads_as_yaml(fini
         (row["row_id"], row["answer"], row["response_token_ids"]) for row in kept
     ]
     assert {row["source"] for row in table} == {"harmful.jsonl", "benign.jsonl"}
+    assert str(tmp_path.parent) not in str(table) and "reference_answer" not in table[0]
     card = (folder / "README.md").read_text()
     assert str(tmp_path.parent) not in card and "/tmp" not in card and "<script" not in card
     front = yaml.safe_load(card.split("---\n")[1])

@@ -17,7 +17,7 @@ from .card import HUB_ID, card_text, own_text, public_name, source_licence
 from .reading import Entry, read_stage
 
 _COLUMNS = (
-    *("row_id", "prompt", "thinking", "answer", "label", "categories", "proposal", "guard", "verdict"),
+    *("row_id", "prompt", "thinking", "answer", "label", "categories", "proposal", "verdict"),
     *("nll_reference", "nll_accepted", "prompt_token_ids", "response_token_ids"),
 )
 
