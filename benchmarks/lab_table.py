@@ -12,7 +12,7 @@ development split of the shipped base, the one with the smallest shortfall, (100
 unseen) + over-refusal + reasoning loss, all in points and means over seeds; at a tie the smaller learning rate. It is
 the same rule for every method, so that a baseline gets its kindest setting. What was tried is in docs/lab-table.md.
 
-    python benchmarks/lab_table.py --grid 7e-4x60,1e-3x80 --methods vanilla --seeds 2 --first-seed 3 --json -
+    python benchmarks/lab_table.py --grid 7e-4x60,1e-3x80 --methods vanilla --seeds 2 --json -
 
 Finished parts are kept under --work and not made again: kill it and run it again.
 """
@@ -235,7 +235,7 @@ def main(
     """Print the table in markdown, then one line of JSON."""
     work, bases = work.absolute(), bases.absolute()
     numbers = range(first_seed, first_seed + seeds)
-    if grid:  # settings are chosen on the shipped base alone: the others stay unseen
+    if grid:  # settings are chosen on the shipped base alone, the others stay unseen: seeds 0, 3, ...
         numbers = range(first_seed * BASES, (first_seed + seeds) * BASES, BASES)
     preload()
     with alone(work):
