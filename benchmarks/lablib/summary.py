@@ -138,22 +138,28 @@ def _shown_loss(row: Row, name: str) -> str:
     return shown(row, name) + (f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else "")
 
 
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines))
+
+
 def markdown(rows: Sequence[Row]) -> str:
-    """The table: end of training, then equal refusal."""
+    """Two tables: the end of training, and the first checkpoint at equal refusal."""
     heads = ["method", "seeds", "shift", "refusal seen", "unseen", "over-refusal", "reasoning", "failures: refused"]
-    heads += ["wrong", "reasoning lost [95 %]", "at equal refusal: reached", "step", "over-refusal", "lost [95 %]"]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    ends = []
     for row in rows:
-        equal = row["equal_refusal"]
         cells = [row["method"], str(len(row["seeds"])), shown(row, "shift", 2), *(shown(row, rate) for rate in RATES)]
         cells += [shown(row, "reasoning_refused"), shown(row, "reasoning_wrong"), _shown_loss(row, "reasoning_loss")]
-        if equal["reached"]:
-            cells += [f"{equal['reached']} of {equal['of']}", f"{equal['step']:.0f}"]
-            cells += [shown(equal, "over_refusal"), _shown_loss(row, "tax_at_equal_refusal")]
-        else:
-            cells += ["not reached", "", "", ""]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        ends.append(cells)
+    equals = []
+    for row in rows:
+        equal = row["equal_refusal"]
+        if not equal["reached"]:
+            equals.append([row["method"], "not reached", *[""] * 6])
+            continue
+        cells = [row["method"], f"{equal['reached']} of {equal['of']}", shown(equal, "step", 0)]
+        equals.append([*cells, *(shown(equal, rate) for rate in RATES), _shown_loss(row, "tax_at_equal_refusal")])
+    last = ["method", "reached", "step", "refusal seen", "unseen", "over-refusal", "reasoning", "reasoning lost [95 %]"]
+    return f"{_table([*heads, 'wrong', last[-1]], ends)}\n\nAt equal refusal:\n\n{_table(last, equals)}"
 
 
 def shortfall(figures: Sequence[Row]) -> float:
