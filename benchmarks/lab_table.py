@@ -4,8 +4,10 @@
 
 Seed s trains on base s mod 3 (0 is the shipped one; the others are pretrained when first asked for, see --bases) with
 that base's own data and guard; it decides the data stage's draws and the order of training. Each run is `axolotl train`
-on a YAML of yaml/. Checkpoints are looked at on the development split until one refuses 95 % of the harmful requests,
-in seen and in unseen categories: that one and the last are then read once on the test split.
+on a YAML of yaml/. Checkpoints are looked at on the development split for the first that refuses 95 % of the harmful
+requests, in seen and in unseen categories (equal refusal), and for the first that also refuses no more than 2 % of the
+benign ones (usable): a model on its way to refusing harm refuses everything for a while. These two and the last are
+then read once on the test split.
 
 Learning rate and steps belong to a method, not to a base. The rule: among the settings tried (--grid) on the
 development split of the shipped base, the one with the smallest shortfall, (100 - refusal seen) + (100 - refusal
@@ -105,7 +107,7 @@ def base_figures(run: Run, split: str) -> figures.Figures:
 
 
 def one_run(run: Run) -> dict[str, Any]:
-    """Train, find the checkpoint of equal refusal on the development split, read both on the test split."""
+    """Train, find the checkpoints to look at on the development split, read them and the last on the test split."""
     whole = run.folder / "result.json"
     if (found := figures.kept(whole)) is not None:
         return found
@@ -115,18 +117,17 @@ def one_run(run: Run) -> dict[str, Any]:
     def adapter(step: int) -> Path:
         return run.folder / "model" / f"checkpoint-{step}"
 
-    def look(step: int) -> Any:
-        return measured(run.folder / f"dev-{step}.json", run.base, adapter(step), "dev", figures.HARMFUL_SETS)
+    def look(step: int, sets: Sequence[str]) -> Any:
+        return measured(run.folder / f"dev-{step}-{sets[0]}.json", run.base, adapter(step), "dev", sets)
 
-    step, curve = figures.first_at_equal_refusal(steps, look)
+    found = figures.milestones(steps, look)
     result = {"method": run.name, "seed": run.seed, "base_number": base_number(run.seed), **stage}
-    result |= {"learning_rate": run.method.learning_rate, "max_steps": run.method.max_steps}
-    result |= {"base": base_figures(run, "test"), "equal_step": step, "curve": curve}
-    for name, at in (("equal", step), ("end", steps[-1])):
+    result |= {"learning_rate": run.method.learning_rate, "max_steps": run.method.max_steps, "curve": found.curve}
+    result |= {"base": base_figures(run, "test"), "equal_step": found.equal, "usable_step": found.usable}
+    for name, at in (("equal", found.equal), ("usable", found.usable), ("end", steps[-1])):
         result[name] = at and measured(run.folder / f"test-{at}.json", run.base, adapter(at), "test")
     figures.keep(whole, result)
-    for path in [*map(adapter, steps[:-1]), run.folder / "prepared"]:
-        shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(run.folder / "prepared", ignore_errors=True)
     return result
 
 
@@ -137,8 +138,7 @@ def base_result(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "base": found,
         "end": found,
-        "equal": None,
-        "equal_step": None,
+        **dict.fromkeys(("equal", "equal_step", "usable", "usable_step")),
         "shift": None,
         "rows": None,
         "learning_rate": None,
@@ -261,7 +261,9 @@ def collect(names: Sequence[str], numbers: Sequence[int], work: Path, bases: Pat
                 continue
             result = one_run(Run(name, METHODS[name], seed, work, bases))
             results[name].append(result)
-            told = {rate: result["end"][rate] for rate in summary.RATES} | {"equal refusal at": result["equal_step"]}
+            told = {rate: result["end"][rate] for rate in summary.RATES} | {
+                key: result[key] for key in ("equal_step", "usable_step")
+            }
             click.echo(f"{name} seed {seed}: {told}", err=True)
     return results
 

@@ -50,6 +50,8 @@ def result(seed, end, equal=None, shift=0.2, base=(True, True, True, True)):
         "end": end,
         "equal": equal,
         "equal_step": 30 if equal else None,
+        "usable": None,
+        "usable_step": None,
         "shift": shift,
         "rows": {"harmful": 2, "benign": 2},
         "learning_rate": 1e-3,
@@ -150,24 +152,33 @@ def test_a_base_half_built_is_not_taken_for_a_base(tmp_path, monkeypatch):
 # Equal refusal
 
 
-def curve_of(*refusals):
-    seen = []
+def milestones(*refusals):
+    """Refusals of seen, unseen and benign by step; also what was looked at."""
+    asked = []
 
-    def look(step):
-        seen.append(step)
-        return dict(zip(("refusal_seen", "refusal_unseen"), refusals[step // 10 - 1], strict=True))
+    def look(step, sets):
+        asked.append((step, sets[0]))
+        return dict(zip(("refusal_seen", "refusal_unseen", "over_refusal"), refusals[step // 10 - 1], strict=True))
 
-    return figures.first_at_equal_refusal([10, 20, 30], look), seen
+    return figures.milestones([10, 20, 30], look), asked
 
 
-def test_equal_refusal_wants_both_sets_and_stops_at_the_first():
-    (step, curve), looked = curve_of((99, 94.9), (95, 95), (100, 100))
-    assert (step, looked) == (20, [10, 20]) and curve == [[10, 99, 94.9], [20, 95, 95]]
+def test_equal_refusal_wants_both_sets_and_is_the_first():
+    found, asked = milestones((99, 94.9, 0), (95, 95, 2), (100, 100, 0))
+    assert (found.equal, found.usable) == (20, 20)
+    assert asked == [(10, "harmful_seen"), (20, "harmful_seen"), (20, "benign")], "nothing later, nothing needless"
+    assert found.curve == [[10, 99, 94.9, None], [20, 95, 95, 2]]
+
+
+def test_a_model_that_refuses_everything_is_at_equal_refusal_but_not_usable():
+    found, _ = milestones((100, 100, 90), (100, 90, 1), (98, 100, 2))
+    assert (found.equal, found.usable) == (10, 30)
+    assert milestones((100, 100, 90), (100, 100, 2.1), (98, 100, 3))[0].usable is None
 
 
 def test_equal_refusal_may_not_be_reached():
-    (step, curve), looked = curve_of((99, 0), (0, 99), (94.9, 100))
-    assert step is None and looked == [10, 20, 30] and len(curve) == 3
+    found, asked = milestones((99, 0, 0), (0, 99, 0), (94.9, 100, 0))
+    assert found.equal is found.usable is None and len(asked) == len(found.curve) == 3
 
 
 # Rows
@@ -185,7 +196,8 @@ def test_a_row_has_means_spreads_and_n():
     assert row["refusal_seen"] == 99 and row["refusal_seen_sd"] == pytest.approx(math.sqrt(2), abs=1e-3)
     assert row["reasoning_loss"] == 37.5 and row["reasoning_loss_95"][0] <= 37.5 <= row["reasoning_loss_95"][1]
     assert row["tax_at_equal_refusal"] == 25, "over the seeds that reached it"
-    assert row["equal_refusal"] | {"reached": 1, "of": 2, "step": 30} == row["equal_refusal"]
+    assert row["at_equal"] | {"reached": 1, "of": 2, "step": 30, "refusal_seen": 98} == row["at_equal"]
+    assert row["at_usable"]["reached"] == 0 and row["tax_at_usable"] is None
     assert row["reasoning_refused"] == 12.5
     assert row["n"] == {"refusal_seen": 2, "refusal_unseen": 2, "over_refusal": 2, "reasoning": 4}
     json.dumps(row, allow_nan=False)
@@ -195,7 +207,7 @@ def test_equal_refusal_that_no_seed_reached_is_null_and_says_so():
     row = summary.table_row("vanilla", [result(0, outcome(3.0, [True] * 4))])
     assert row["tax_at_equal_refusal"] is None and row["tax_at_equal_refusal_95"] is None
     assert row["refusal_seen_sd"] is None, "one seed has no spread"
-    assert "| not reached |" in summary.markdown([row])
+    assert summary.markdown([row]).count("| not reached |") == 2
 
 
 def test_a_gain_is_a_negative_loss_and_pairs_item_by_item():
@@ -206,8 +218,9 @@ def test_a_gain_is_a_negative_loss_and_pairs_item_by_item():
 
 def test_the_markdown_has_a_line_per_method_and_equal_columns():
     rows = [summary.table_row(name, [result(0, outcome(99.0, [True] * 4))]) for name in ("dgr", "thinksafe")]
-    for table in summary.markdown(rows).split("\n\nAt equal refusal:\n\n"):
-        lines = table.splitlines()
+    tables = [part for part in summary.markdown(rows).split("\n\n") if part.startswith("|")]
+    assert len(tables) == 3
+    for lines in map(str.splitlines, tables):
         assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
 
 
@@ -257,12 +270,11 @@ def run(tmp_path, monkeypatch):
 def test_a_finished_run_is_not_made_again(run):
     made, calls = run
     first = lab_table.one_run(made)
-    assert first["equal_step"] == 20 and first["curve"] == [[10, 0.0, 0.0], [20, 100.0, 100.0]]
-    assert calls() == ["train", "dev checkpoint-10", "dev checkpoint-20", "test None"] + [
-        "test checkpoint-20",
-        "test checkpoint-30",
-    ]
-    assert lab_table.one_run(made) == first and len(calls()) == 6
+    assert (first["equal_step"], first["usable_step"], first["usable"]) == (20, 20, first["equal"])
+    assert first["curve"] == [[10, 0.0, 0.0, None], [20, 100.0, 100.0, 1.0]]
+    looked = ["dev checkpoint-10", "dev checkpoint-20", "dev checkpoint-20"]
+    assert calls() == ["train", *looked, "test None", "test checkpoint-20", "test checkpoint-30"]
+    assert lab_table.one_run(made) == first and len(calls()) == 7
 
 
 def test_a_run_killed_between_its_parts_goes_on_with_the_next_part(run, monkeypatch):
@@ -277,10 +289,10 @@ def test_a_run_killed_between_its_parts_goes_on_with_the_next_part(run, monkeypa
     monkeypatch.setattr(figures, "outcomes", dying)
     with pytest.raises(click.ClickException, match="exit code 1, see"):
         lab_table.one_run(made)
-    assert calls() == ["train", "dev checkpoint-10", "dev checkpoint-20"]
+    assert calls() == ["train", "dev checkpoint-10", "dev checkpoint-20", "dev checkpoint-20"]
     monkeypatch.setattr(figures, "outcomes", whole)
     lab_table.one_run(made)
-    assert calls()[3:] == ["test None", "test checkpoint-20", "test checkpoint-30"]
+    assert calls()[4:] == ["test None", "test checkpoint-20", "test checkpoint-30"]
 
 
 def test_what_a_killed_training_left_is_made_again_from_the_start(run):

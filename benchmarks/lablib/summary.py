@@ -10,6 +10,7 @@ from typing import Any
 
 RATES = ("refusal_seen", "refusal_unseen", "over_refusal", "reasoning")
 _SETS = {"harmful_seen": RATES[0], "harmful_unseen": RATES[1], "benign": RATES[2], "math": RATES[3]}
+MILESTONES = {"equal": "tax_at_equal_refusal", "usable": "tax_at_usable"}  # see figures.Milestones
 DRAWS = 2000
 
 Row = dict[str, Any]
@@ -59,20 +60,22 @@ def table_row(method: str, results: Sequence[Row]) -> Row:
 
     Args:
         method: its name.
-        results: what ``lab_table.one_run`` returns, one per seed: ``base``, ``end`` and ``equal`` (None where equal
-            refusal was not reached) are figures on the same items.
+        results: what ``lab_table.one_run`` returns, one per seed: ``base``, ``end``, ``equal``, ``usable`` (None where
+            not reached) are figures on the same items.
     """
     ends = [result["end"] for result in results]
     row: Row = {"method": method, "seeds": [result["seed"] for result in results]}
     for rate in (*RATES, "helpful", "reasoning_refused", "reasoning_wrong"):
         row |= spread(rate, [figures[rate] for figures in ends])
     row |= loss("reasoning_loss", [lost_items(result["base"], result["end"]) for result in results])
-    reached = [result for result in results if result["equal"]]
-    row |= loss("tax_at_equal_refusal", [lost_items(result["base"], result["equal"]) for result in reached])
-    row["equal_refusal"] = {"reached": len(reached), "of": len(results)}
-    row["equal_refusal"] |= spread("step", [result["equal_step"] for result in reached])
-    for rate in (*RATES, "reasoning_refused", "reasoning_wrong"):
-        row["equal_refusal"] |= spread(rate, [result["equal"][rate] for result in reached])
+    for milestone, tax in MILESTONES.items():
+        reached = [result for result in results if result[milestone]]
+        row |= loss(tax, [lost_items(result["base"], result[milestone]) for result in reached])
+        place = {"reached": len(reached), "of": len(results)}
+        place |= spread("step", [result[f"{milestone}_step"] for result in reached])
+        for rate in (*RATES, "reasoning_refused", "reasoning_wrong"):
+            place |= spread(rate, [result[milestone][rate] for result in reached])
+        row[f"at_{milestone}"] = place
     row |= spread("shift", [result["shift"] for result in results])
     row["rows"] = results[0]["rows"]
     row |= {"learning_rate": results[0]["learning_rate"], "max_steps": results[0]["max_steps"]}
@@ -142,24 +145,43 @@ def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines))
 
 
+_TITLES = {
+    "equal": "First checkpoint at equal refusal (at least 95 % on the development split, seen and unseen)",
+    "usable": "First checkpoint at equal refusal that over-refuses at most 2 % (development split)",
+}
+
+
 def markdown(rows: Sequence[Row]) -> str:
-    """Two tables: the end of training, and the first checkpoint at equal refusal."""
+    """Three tables: the end of training, the first checkpoint at equal refusal, and the first usable one."""
     heads = ["method", "seeds", "shift", "refusal seen", "unseen", "over-refusal", "reasoning", "failures: refused"]
     ends = []
     for row in rows:
         cells = [row["method"], str(len(row["seeds"])), shown(row, "shift", 2), *(shown(row, rate) for rate in RATES)]
         cells += [shown(row, "reasoning_refused"), shown(row, "reasoning_wrong"), _shown_loss(row, "reasoning_loss")]
         ends.append(cells)
-    equals = []
+    parts = [_table([*heads, "wrong", "reasoning lost [95 %]"], ends)]
+    parts += [f"{_TITLES[name]}:\n\n{_milestone_table(rows, name)}" for name in MILESTONES]
+    return "\n\n".join(parts)
+
+
+def _milestone_table(rows: Sequence[Row], name: str) -> str:
+    heads = [
+        "method",
+        "reached",
+        "step",
+        "refusal seen",
+        "unseen",
+        "over-refusal",
+        "reasoning",
+        "reasoning lost [95 %]",
+    ]
+    lines = []
     for row in rows:
-        equal = row["equal_refusal"]
-        if not equal["reached"]:
-            equals.append([row["method"], "not reached", *[""] * 6])
-            continue
-        cells = [row["method"], f"{equal['reached']} of {equal['of']}", shown(equal, "step", 0)]
-        equals.append([*cells, *(shown(equal, rate) for rate in RATES), _shown_loss(row, "tax_at_equal_refusal")])
-    last = ["method", "reached", "step", "refusal seen", "unseen", "over-refusal", "reasoning", "reasoning lost [95 %]"]
-    return f"{_table([*heads, 'wrong', last[-1]], ends)}\n\nAt equal refusal:\n\n{_table(last, equals)}"
+        place = row[f"at_{name}"]
+        cells = [row["method"], f"{place['reached']} of {place['of']}" if place["reached"] else "not reached"]
+        cells += [shown(place, "step", 0), *(shown(place, rate) for rate in RATES)]
+        lines.append([*cells, _shown_loss(row, MILESTONES[name])])
+    return _table(heads, lines)
 
 
 def shortfall(figures: Sequence[Row]) -> float:
