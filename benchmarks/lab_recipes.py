@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -23,10 +22,13 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 LAB = ROOT / "examples" / "lab"
-sys.path[:0] = [str(LAB), str(ROOT)]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(LAB), str(ROOT)]
+
+from lablib.methods import merged, recipe  # noqa: E402
+from lablib.summary import interval  # noqa: E402
 
 # What the vanilla YAML lacks for a benign half of its own: foreign refusals, self-written benign answers.
-_ANSWERING = yaml.safe_load((ROOT / "yaml" / "lab_dgr.yml").read_text())["safety"]
+_ANSWERING = recipe("lab_dgr")["safety"]
 
 # Arm: the YAML it starts from, and what it changes in the section `safety:`. `_benign` adds lab_dgr.yml's second
 # dataset, `_harmful_only` trains without it.
@@ -53,12 +55,6 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
 RATES = ("refusal_seen", "refusal_unseen", "over_refusal", "reasoning")
 
 
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` put in, block by block."""
-    blocks = {key: merged(base.get(key) or {}, value) for key, value in changes.items() if isinstance(value, dict)}
-    return {**base, **changes, **blocks}
-
-
 def train(arm: str, seed: int, folder: Path, journal: Path, options: dict[str, Any]) -> float:
     """Run `axolotl train`; returns its wall time in seconds.
 
@@ -66,10 +62,10 @@ def train(arm: str, seed: int, folder: Path, journal: Path, options: dict[str, A
         click.ClickException: it failed; the log's place is named.
     """
     name, changes = ARMS[arm]
-    config = yaml.safe_load((ROOT / "yaml" / f"{name}.yml").read_text())
+    config = recipe(name)
     config = merged(config, {"safety": changes}) | options
     if arm.endswith("_benign"):
-        config["datasets"] += yaml.safe_load((ROOT / "yaml" / "lab_dgr.yml").read_text())["datasets"][1:]
+        config["datasets"] += recipe("lab_dgr")["datasets"][1:]
     if arm.endswith("_harmful_only"):
         config["datasets"] = config["datasets"][:1]
     config["safety"] |= {"work_dir": str(journal), "seed": seed}
@@ -155,18 +151,6 @@ def one_run(
     result |= {"lost": lost, "reasoning_loss": 100 * sum(lost) / len(lost)}
     kept.write_text(json.dumps(result))
     return result
-
-
-def interval(lost_by_seed: list[list[int]], draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean loss in points: seeds and items are both drawn again."""
-    rng = random.Random(0)
-    means = []
-    for _ in range(draws):
-        seeds = rng.choices(lost_by_seed, k=len(lost_by_seed))
-        places = rng.choices(range(len(lost_by_seed[0])), k=len(lost_by_seed[0]))
-        means.append(100 * sum(lost[place] for lost in seeds for place in places) / (len(seeds) * len(places)))
-    means.sort()
-    return means[int(0.025 * draws)], means[int(0.975 * draws) - 1]
 
 
 def summary(arm: str, results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What the laboratory's benchmarks share: bases, methods as configs, training, figures over seeds."""
