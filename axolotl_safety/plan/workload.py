@@ -149,9 +149,9 @@ def _verdicts(
     """What the guards will read: known responses exactly, those to come by their expected length."""
     found = []
     refined = sum(phase.requests for phase in phases if phase.title.startswith("refine"))
-    if not prepared.guards:
-        return found
-    for guard, config in zip(prepared.guards, prepared.safety.guard, strict=True):
+    for guard, config in zip(
+        prepared.guards, prepared.safety.guard, strict=False
+    ):  # all, or none where only scores are asked
         known = [(one, weight) for one, weight in weighed if one.kind == "verdict" and one.model == _key(guard)]
         segments = 2 if config.segment == "both" else 1
         frame = _frame(guard)
@@ -216,9 +216,9 @@ def _longest(prepared: Prepared, found: Walk) -> dict[str, int]:
     prompts = [len(task.prompt_ids) for entry in prepared.entries for task in entry.tasks]
     limit = max((drawn.max_new_tokens for drawn in prepared.sampling.values()), default=0)
     longest = {"target": max(room, default=min(prepared.sequence_len, max(prompts, default=0) + limit))}
-    if not prepared.guards:
-        return found
-    for guard, config in zip(prepared.guards, prepared.safety.guard, strict=True):
+    for guard, config in zip(
+        prepared.guards, prepared.safety.guard, strict=False
+    ):  # all, or none where only scores are asked
         if isinstance(guard, ModelGuard):
             whole = prepared.sequence_len + _frame(guard) + config.max_new_tokens
             window = guard.files.max_positions
