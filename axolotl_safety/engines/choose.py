@@ -23,6 +23,8 @@ def choose_backend(engine: EngineConfig) -> str:
     Raises:
         ConfigError: the interpreter or the backend is missing.
     """
+    if engine.backend == "ray":
+        return _ray_worker(engine)
     python = engine.python or sys.executable
     if engine.python and not Path(engine.python).is_file():
         raise ConfigError(
@@ -45,6 +47,18 @@ def choose_backend(engine: EngineConfig) -> str:
     return "transformers"
 
 
+def _ray_worker(engine: EngineConfig) -> str:
+    """What runs in the actors. The nodes cannot be asked before Ray runs, so ``auto`` asks this machine."""
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            'safety.engine.backend: ray needs Ray, which is not installed: pip install "axolotl-safety[ray]".'
+        )
+    if engine.ray_worker != "auto":
+        return engine.ray_worker
+    local = EngineConfig(python=engine.python if engine.python and Path(engine.python).is_file() else None)
+    return choose_backend(local)
+
+
 def _can_import(python: str, module: str, here: bool) -> bool:
     if here:
         return importlib.util.find_spec(module) is not None
@@ -60,18 +74,28 @@ def start_engine(engine: EngineConfig, backend: str, work_dir: Path, models: Map
 
     Raises:
         ConfigError: the models do not fit the GPUs, or there are fewer GPUs than asked for.
+        EngineError: Ray does not start.
     """
     from .client import WorkerEngine
+
+    common = {
+        "backend": backend,
+        "work_dir": work_dir,
+        "models": models,
+        "batch_size": engine.batch_size,
+        "stall_seconds": engine.stall_seconds,
+    }
+    if engine.backend == "ray":
+        from .ray_cluster import ray_launcher
+
+        launcher, lanes = ray_launcher(engine, backend, models)
+        return WorkerEngine(**common, replicas=lanes, launcher=launcher)
     from .placement import plan_placement
 
     placement = plan_placement(engine, backend, models)
     return WorkerEngine(
-        backend=backend,
+        **common,
         python=engine.python,
-        work_dir=work_dir,
-        models=models,
-        batch_size=engine.batch_size,
-        stall_seconds=engine.stall_seconds,
         replicas=placement.replicas,
         devices=placement.devices,
         threads=placement.threads,
