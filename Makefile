@@ -4,6 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := 2.13.0
+# A second environment for the tests with a real vLLM, on a CPU. Its builds are for Linux alone; elsewhere those tests
+# are skipped.
+VLLM := .venv-vllm
+VLLM_STAMP := $(VLLM)/.installed
+ifeq ($(shell uname -s),Linux)
+WITH_VLLM := $(VLLM_STAMP)
+USE_VLLM := AXOLOTL_SAFETY_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python
+endif
 
 # Nothing here needs a hub or the network once installed, and nothing is sent anywhere.
 export AXOLOTL_DO_NOT_TRACK := 1
@@ -12,7 +20,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install test demo lint format clean
+.PHONY: install test test-vllm bench-engine demo lint format clean
 
 install: $(STAMP)
 
@@ -28,10 +36,26 @@ $(STAMP): setup.cfg constraints.txt
 	  || $(BIN)/pip install -q -c constraints.txt -e ".[dev]"
 	touch $@
 
-test: install
+# Locked by hash, and PyTorch apart: see tests/with_vllm/requirements.in.
+$(VLLM_STAMP): tests/with_vllm/requirements.txt | $(STAMP)
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -c "import torch" 2>/dev/null \
+	  || $(VLLM)/bin/pip install -q torch==$(TORCH)+cpu 2>/dev/null \
+	  || $(VLLM)/bin/pip install -q torch==$(TORCH)
+	$(BIN)/uv pip install -q --python $(VLLM)/bin/python --no-deps --require-hashes -r tests/with_vllm/requirements.txt \
+	  || $(VLLM)/bin/pip install -q --no-deps --require-hashes -r tests/with_vllm/requirements.txt
+	touch $@
+
+test: install $(WITH_VLLM)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(USE_VLLM) $(BIN)/python -m pytest
+
+test-vllm: install $(VLLM_STAMP)
+	$(USE_VLLM) $(BIN)/python -m pytest tests/with_vllm
+
+bench-engine: install $(VLLM_STAMP)
+	$(BIN)/python benchmarks/engine_overhead.py --vllm-python $(VLLM)/bin/python
 
 demo: install
 	$(BIN)/python examples/lab/demo.py

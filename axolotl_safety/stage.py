@@ -20,12 +20,13 @@ from typing import Any
 from . import methods as at_work
 from .candidates import Workshop
 from .config import METHODS, PREFIX, TYPES, SafetyConfig
+from .engine_models import engine_models, longest_sequence, refuse_resampling_without_scores, window_of
 from .engines.base import Engine, EngineFigures
 from .engines.choose import choose_backend, start_engine
 from .engines.gpu_memory import require_given_back
 from .errors import ConfigError, StageError
 from .funnel import entry_manifest, log_funnel, warn_of_empty_thoughts, warn_without_benign_rows
-from .guards.judge import BuiltinGuard, Guard, ModelGuard, check_remote, load_guards
+from .guards.judge import BuiltinGuard, Guard, check_remote, load_guards
 from .handoff import write_dataset
 from .journal import Journal, write_atomically
 from .queue import WorkQueue
@@ -124,8 +125,10 @@ def run_stage(
     warn_without_choice(safety, sampling)
     guards = load_guards(safety.guard) if generates else []
     backend = choose_backend(safety.engine) if generates else "none"
-
-    models = {"target": files.spec} | {guard.key: guard.files.spec for guard in guards if isinstance(guard, ModelGuard)}
+    refuse_resampling_without_scores(safety.choice, sampling, backend)
+    window = window_of(files, safety, backend)
+    longest = longest_sequence(safety, entries, sampling, window)
+    models = engine_models(files, longest, guards, cfg.sequence_len)
     fingerprint = target_fingerprint(files, safety, backend)
 
     def start() -> Engine:
@@ -137,7 +140,7 @@ def run_stage(
         start if allow_engine else None,
     )
     try:
-        model = (fingerprint, files.max_positions, cfg.sequence_len)
+        model = (fingerprint, window, cfg.sequence_len)
         shops = {
             method: Workshop(queue, tokens, guards, *model, drawn, safety.seed, safety.choice)
             for method, drawn in sampling.items()

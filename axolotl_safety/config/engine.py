@@ -37,7 +37,7 @@ class EngineConfig(Endpoint):
     """Where completions come from. Keys that Axolotl's own ``vllm:`` section has mean the same here."""
 
     backend: Backend = Field(
-        "auto", description="auto: vLLM if it can be imported here or by engine.python, else transformers"
+        "auto", description="auto: vLLM where there is a GPU and a vLLM here or in engine.python, else transformers"
     )
     python: str | None = Field(None, description="interpreter of another environment that runs the engine")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -60,7 +60,7 @@ class EngineConfig(Endpoint):
     max_model_len: int | None = Field(
         None, ge=1, description="vllm: longest prompt and completion in tokens; unset: what the data needs"
     )
-    max_num_seqs: int | None = Field(None, ge=1, description="vllm: completions decoded at once; unset: vLLM's default")
+    max_num_seqs: int | None = Field(None, ge=1, description="vllm: completions decoded at once; unset: 256")
     enforce_eager: bool = Field(False, description="vllm: no CUDA graphs; slower, and less memory")
     enable_prefix_caching: bool = Field(True, description="vllm: reuse the keys and values of a shared beginning")
     model: str | None = Field(

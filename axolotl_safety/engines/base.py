@@ -40,6 +40,7 @@ class ModelSpec:
         dtype: ``auto`` (float32 on a CPU, else the checkpoint's), ``float32``, ``bfloat16``, ``float16``.
         quantization: None, or a scheme that the backend knows.
         trust_remote_code: only what the user set for ``base_model``.
+        max_model_len: tokens of the longest sequence that will be asked; None is the model's window.
     """
 
     path: str
@@ -47,6 +48,7 @@ class ModelSpec:
     dtype: str = "auto"
     quantization: str | None = None
     trust_remote_code: bool = False
+    max_model_len: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ class EngineFigures:
         peak_rss_bytes: the largest process's peak of main memory.
         gpu_memory: per GPU, before and after; empty without a GPU.
         seconds: lifetimes of all processes together.
+        worker: what the last process said of itself: device and versions.
     """
 
     starts: int = 0
@@ -151,6 +154,7 @@ class EngineFigures:
     peak_rss_bytes: int = 0
     gpu_memory: tuple[GpuMemory, ...] = ()
     seconds: float = 0.0
+    worker: dict[str, str] = field(default_factory=dict)
 
 
 class Engine(Protocol):

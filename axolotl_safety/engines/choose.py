@@ -4,50 +4,91 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from ..config import EngineConfig
 from ..errors import ConfigError
 from .base import Engine, ModelSpec
+from .gpus import Gpu, read_gpus
+from .probe import NEWEST, OLDEST, Interpreter, ask_interpreter
 
 LOG = logging.getLogger(__name__)
-_PROBE_SECONDS = 120
+_RANGE = f"vLLM {OLDEST[0]}.{OLDEST[1]} or newer (tried up to {NEWEST[0]}.{NEWEST[1]})"
+_SECOND_ENVIRONMENT = (
+    "Axolotl 0.19 can share an environment with vllm>=0.20,<0.24; any other goes into one of its own "
+    "(python -m venv /opt/vllm && /opt/vllm/bin/pip install vllm) that engine.python names: /opt/vllm/bin/python. "
+    "backend: transformers needs neither"
+)
 
 
-def choose_backend(engine: EngineConfig) -> str:
+def scores_at_any_temperature(backend: str) -> bool:
+    """Whether a backend gives log p at the sampling temperature, which ``choice: resample`` weighs by.
+
+    vLLM's ``prompt_logprobs`` are those of temperature 1, in the worker as in a server.
+    """
+    return backend == "transformers"
+
+
+def choose_backend(
+    engine: EngineConfig,
+    ask: Callable[[str | None], Interpreter] = ask_interpreter,
+    has_gpu: Callable[[], bool] = lambda: bool(read_gpus()),
+) -> str:
     """Resolve ``engine.backend: auto`` and check that the interpreter is there.
 
+    ``auto`` is vLLM where there is a GPU and a vLLM for it, else transformers. On a CPU vLLM must be asked for.
+
+    Args:
+        engine: the user's section.
+        ask: what an interpreter could run.
+        has_gpu: whether this machine shows one.
+
     Raises:
-        ConfigError: the interpreter or the backend is missing.
+        ConfigError: the interpreter or the backend is missing or does not fit.
     """
     if engine.backend == "ray":
-        return _ray_worker(engine)
-    python = engine.python or sys.executable
+        return _ray_worker(engine, ask, has_gpu)
     if engine.python and not Path(engine.python).is_file():
         raise ConfigError(
             f"safety.engine.python {engine.python!r} is not there. Give the path of another environment's "
             "interpreter, such as /opt/vllm/bin/python, or remove the key."
         )
-    if engine.backend not in ("auto", "transformers"):
+    if engine.backend not in ("auto", "transformers", "vllm"):
         raise ConfigError(
-            f"safety.engine.backend: {engine.backend} is not part of this version yet. Use transformers or auto."
+            f"safety.engine.backend: {engine.backend} is not part of this version yet. Use vllm, transformers, ray "
+            "or auto."
         )
-    if engine.backend == "transformers":
-        found = _can_import(python, "transformers", engine.python is None)
-        if not found:
-            raise ConfigError(f"safety.engine.backend: transformers cannot be imported by {python}; install it there.")
-        return "transformers"
-    if _can_import(python, "vllm", engine.python is None):
-        LOG.info("engine: vLLM can be imported by %s, but this version has no vLLM worker yet: transformers", python)
-    else:
-        LOG.info("engine: transformers (vLLM cannot be imported by %s)", python)
-    return "transformers"
+    found = ask(engine.python)
+    if found.fault:
+        raise ConfigError(
+            f"safety.engine.python: {found.python} does not run: {found.fault}. Name another interpreter."
+        )
+    backend = engine.backend
+    if backend == "auto":
+        backend = "vllm" if found.vllm_fits and has_gpu() else "transformers"
+        why = f"vLLM {found.vllm}" if found.vllm else "no vLLM"
+        LOG.info("engine: %s (%s in %s)", backend, why, found.python)
+    if backend == "vllm" and not found.vllm_fits:
+        seen = f"has vLLM {found.vllm or 'of an unknown version'}" if found.vllm is not None else "has no vLLM"
+        raise ConfigError(
+            f"safety.engine.backend: vllm: {found.python} {seen}; wanted is {_RANGE}. {_SECOND_ENVIRONMENT}."
+        )
+    if backend == "transformers" and not found.transformers:
+        raise ConfigError(
+            f"safety.engine.backend: transformers cannot be imported by {found.python}; install it there."
+        )
+    if backend == "transformers" and engine.quantization == "fp8":
+        raise ConfigError(
+            "safety.engine.quantization: fp8 needs vLLM, and the engine is transformers. Use bitsandbytes."
+        )
+    return backend
 
 
-def _ray_worker(engine: EngineConfig) -> str:
+def _ray_worker(
+    engine: EngineConfig, ask: Callable[[str | None], Interpreter], has_gpu: Callable[[], bool]
+) -> Literal["vllm", "transformers"]:
     """What runs in the actors. The nodes cannot be asked before Ray runs, so ``auto`` asks this machine."""
     if importlib.util.find_spec("ray") is None:
         raise ConfigError(
@@ -55,18 +96,8 @@ def _ray_worker(engine: EngineConfig) -> str:
         )
     if engine.ray_worker != "auto":
         return engine.ray_worker
-    local = EngineConfig(python=engine.python if engine.python and Path(engine.python).is_file() else None)
-    return choose_backend(local)
-
-
-def _can_import(python: str, module: str, here: bool) -> bool:
-    if here:
-        return importlib.util.find_spec(module) is not None
-    probe = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    try:
-        return subprocess.run([python, "-c", probe], timeout=_PROBE_SECONDS, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
+    python = engine.python if engine.python and Path(engine.python).is_file() else None
+    return choose_backend(EngineConfig(python=python), ask, has_gpu)
 
 
 def start_engine(engine: EngineConfig, backend: str, work_dir: Path, models: Mapping[str, ModelSpec]) -> Engine:
@@ -78,25 +109,39 @@ def start_engine(engine: EngineConfig, backend: str, work_dir: Path, models: Map
     """
     from .client import WorkerEngine
 
-    common = {
-        "backend": backend,
-        "work_dir": work_dir,
-        "models": models,
-        "batch_size": engine.batch_size,
-        "stall_seconds": engine.stall_seconds,
-    }
+    common = {"backend": backend, "work_dir": work_dir, "models": models, "stall_seconds": engine.stall_seconds}
     if engine.backend == "ray":
         from .ray_cluster import ray_launcher
 
         launcher, lanes = ray_launcher(engine, backend, models)
-        return WorkerEngine(**common, replicas=lanes, launcher=launcher)
+        try:
+            sizes = _sizes(engine, backend, models, read_gpus(), max(1, launcher.gpus))
+            return WorkerEngine(**common, **sizes, replicas=lanes, launcher=launcher)
+        except BaseException:
+            launcher.close()
+            raise
     from .placement import plan_placement
 
     placement = plan_placement(engine, backend, models)
+    used = {name for lane in placement.devices for name in lane}
+    cards = [card for card in read_gpus() if card.name in used]
     return WorkerEngine(
         **common,
+        **_sizes(engine, backend, models, cards, placement.tensor_parallel_size),
         python=engine.python,
         replicas=placement.replicas,
         devices=placement.devices,
         threads=placement.threads,
     )
+
+
+def _sizes(
+    engine: EngineConfig, backend: str, models: Mapping[str, ModelSpec], cards: Sequence[Gpu], group: int
+) -> dict[str, Any]:
+    """How much a worker does at once, and what vLLM is told about memory."""
+    if backend != "vllm":
+        return {"batch_size": engine.batch_size}
+    from .vllm_settings import max_num_seqs, read_needs, worker_options
+
+    options = worker_options(engine, read_needs(models, on_cpu=not cards), cards, group)
+    return {"batch_size": max_num_seqs(engine), "options": options}

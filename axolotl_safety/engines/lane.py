@@ -178,6 +178,9 @@ class Lane:
         elif kind in ("ready", "loaded"):
             self._loading = None
             LOG.info("engine: %s", " ".join(f"{key}={value}" for key, value in message.items()))
+            if kind == "ready":
+                said = {key: value for key, value in message.items() if isinstance(value, str) and key != "type"}
+                self._figures.worker = said
         elif kind == "progress":
             LOG.debug("engine: %s", message)
 

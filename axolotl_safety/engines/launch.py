@@ -95,7 +95,8 @@ class LocalLauncher:
             command.append("--die-with-parent")
         environ = child_environment(
             os.environ,
-            other_python=os.path.realpath(python) != os.path.realpath(sys.executable),
+            # Not by what links point at: two environments often share the interpreter that theirs link to.
+            other_python=os.path.abspath(python) != os.path.abspath(sys.executable),
             devices=self.devices[lane] if self.devices else None,
             threads=self.threads,
         )

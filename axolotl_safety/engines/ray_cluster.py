@@ -85,8 +85,9 @@ def connect(address: str | None) -> tuple[Any, bool]:
     Raises:
         EngineError: there is no cluster at the address, or Ray does not start.
     """
-    # Read when Ray starts its processes: nothing is sent anywhere.
+    # Read when Ray starts its processes: nothing is sent anywhere, and workers are as urgent as any other process.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: beside other work our worker would starve
     import ray
 
     if ray.is_initialized():
@@ -116,8 +117,7 @@ def ray_launcher(
     Args:
         engine: the configuration; ``ray_address``, ``replicas``, ``tensor_parallel_size``, ``python``.
         worker: what runs in the actors.
-        models: for the size of a tensor-parallel group. It is computed where this machine has a GPU, of which it is
-            assumed that the nodes have the same; elsewhere it is 1 unless set.
+        models: for the size of a tensor-parallel group. The nodes' GPUs are taken to be as large as this machine's.
         worker_path: script or folder that the interpreter runs; for tests.
 
     Returns:
@@ -130,10 +130,16 @@ def ray_launcher(
     try:
         gpus = node_gpus(ray)
         group = engine.tensor_parallel_size or 1
-        cards = read_gpus() if worker == "vllm" and engine.tensor_parallel_size is None and max(gpus) > 1 else ()
-        if cards:
-            smallest = min(card.total_bytes for card in cards)
-            group = tensor_parallel_size(model_needs(models), smallest, engine.gpu_memory_utilization, max(gpus))
+        if worker == "vllm" and any(gpus):
+            cards = read_gpus()
+            if not cards:
+                raise EngineError(
+                    "This machine shows no GPU, and vLLM must be told how large the Ray nodes' are. Start the run on "
+                    "one of the nodes that have GPUs, or set safety.engine.ray_worker: transformers."
+                )
+            if engine.tensor_parallel_size is None and max(gpus) > 1:
+                smallest = min(card.total_bytes for card in cards)
+                group = tensor_parallel_size(model_needs(models), smallest, engine.gpu_memory_utilization, max(gpus))
         room = cluster_lanes(gpus, group)
         lanes = room if engine.replicas == "auto" else engine.replicas
         if lanes < 1 or (any(gpus) and lanes > room):

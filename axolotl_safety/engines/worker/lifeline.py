@@ -39,3 +39,26 @@ def watch_parent(parent: int, seconds: float = 1.0) -> None:
         die()
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def guard_group() -> None:
+    """Forks a small process that kills this group as soon as this process is gone, however it went.
+
+    A library's own child processes outlive a SIGKILL of this one and would keep the GPU. Call it before anything large
+    is imported and before any thread starts. Without effect where this process does not lead its own group.
+    """
+    group = os.getpid()
+    if os.getpgid(0) != group:
+        return
+    ours, its = os.pipe()  # the writing end closes on exec: only this process holds it
+    if os.fork():
+        os.close(ours)
+        return
+    os.close(its)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1):  # the parent's pipes must close with their owner
+        os.dup2(null, fd)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
+    os.read(ours, 1)  # returns at the end of the pipe
+    os.killpg(group, signal.SIGKILL)
