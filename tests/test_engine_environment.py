@@ -5,7 +5,8 @@ def test_launcher_variables_are_dropped_and_the_rest_stays():
     environ = {
         "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8", "GROUP_RANK": "0",
         "ROLE_RANK": "0", "ROLE_WORLD_SIZE": "8", "ROLE_NAME": "x", "MASTER_ADDR": "h", "MASTER_PORT": "1",
-        "ACCELERATE_USE_FSDP": "1", "TORCHELASTIC_RUN_ID": "z", "FSDP_VERSION": "2", "NCCL_ASYNC_ERROR_HANDLING": "1",
+        "ACCELERATE_USE_FSDP": "1", "TORCHELASTIC_RUN_ID": "z", "FSDP_VERSION": "2", "RAY_ADDRESS": "h:1",
+        "NCCL_ASYNC_ERROR_HANDLING": "1",
     }  # fmt: skip
     kept = {"HF_HOME": "/hf", "HF_TOKEN": "t", "CUDA_VISIBLE_DEVICES": "1", "https_proxy": "p", "NCCL_DEBUG": "INFO"}
     before = environ | kept

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..config import EngineConfig
 from ..errors import ConfigError
 from .base import Engine, ModelSpec
-from .gpus import read_gpus
+from .gpus import Gpu, read_gpus
 from .probe import NEWEST, OLDEST, Interpreter, ask_interpreter
 
 LOG = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ def choose_backend(
     Raises:
         ConfigError: the interpreter or the backend is missing or does not fit.
     """
+    if engine.backend == "ray":
+        return _ray_worker(engine, ask, has_gpu)
     if engine.python and not Path(engine.python).is_file():
         raise ConfigError(
             f"safety.engine.python {engine.python!r} is not there. Give the path of another environment's "
@@ -54,8 +57,6 @@ def choose_backend(
         )
     if engine.backend == "openai":
         return "openai"
-    if engine.backend not in ("auto", "transformers", "vllm"):
-        raise ConfigError(f"safety.engine.backend: {engine.backend} is not part of this version yet. Use another.")
     found = ask(engine.python)
     if found.fault:
         raise ConfigError(
@@ -82,6 +83,20 @@ def choose_backend(
     return backend
 
 
+def _ray_worker(
+    engine: EngineConfig, ask: Callable[[str | None], Interpreter], has_gpu: Callable[[], bool]
+) -> Literal["vllm", "transformers"]:
+    """What runs in the actors. The nodes cannot be asked before Ray runs, so ``auto`` asks this machine."""
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            'safety.engine.backend: ray needs Ray, which is not installed: pip install "axolotl-safety[ray]".'
+        )
+    if engine.ray_worker != "auto":
+        return engine.ray_worker
+    python = engine.python if engine.python and Path(engine.python).is_file() else None
+    return choose_backend(EngineConfig(python=python), ask, has_gpu)
+
+
 def start_engine(
     engine: EngineConfig,
     backend: str,
@@ -103,32 +118,48 @@ def start_engine(
     Raises:
         ConfigError: the models do not fit the GPUs, there are fewer GPUs than asked for, or a server cannot be the
             engine.
+        EngineError: Ray does not start.
     """
     if backend == "openai":
         return _served(engine, work_dir, models, base_model, tokenizer)
     from .client import WorkerEngine
+
+    common = {"backend": backend, "work_dir": work_dir, "models": models, "stall_seconds": engine.stall_seconds}
+    if engine.backend == "ray":
+        from .ray_cluster import ray_launcher
+
+        launcher, lanes = ray_launcher(engine, backend, models)
+        try:
+            sizes = _sizes(engine, backend, models, read_gpus(), max(1, launcher.gpus))
+            return WorkerEngine(**common, **sizes, replicas=lanes, launcher=launcher)
+        except BaseException:
+            launcher.close()
+            raise
     from .placement import plan_placement
-    from .vllm_settings import max_num_seqs, read_needs, worker_options
 
     placement = plan_placement(engine, backend, models)
-    batch_size, options = engine.batch_size, {}
-    if backend == "vllm":
-        used = {name for lane in placement.devices for name in lane}
-        cards = [card for card in read_gpus() if card.name in used]
-        batch_size = max_num_seqs(engine)
-        options = worker_options(engine, read_needs(models, on_cpu=not cards), cards, placement.tensor_parallel_size)
+    used = {name for lane in placement.devices for name in lane}
+    cards = [card for card in read_gpus() if card.name in used]
     return WorkerEngine(
-        backend=backend,
+        **common,
+        **_sizes(engine, backend, models, cards, placement.tensor_parallel_size),
         python=engine.python,
-        work_dir=work_dir,
-        models=models,
-        batch_size=batch_size,
-        stall_seconds=engine.stall_seconds,
         replicas=placement.replicas,
         devices=placement.devices,
         threads=placement.threads,
-        options=options,
     )
+
+
+def _sizes(
+    engine: EngineConfig, backend: str, models: Mapping[str, ModelSpec], cards: Sequence[Gpu], group: int
+) -> dict[str, Any]:
+    """How much a worker does at once, and what vLLM is told about memory."""
+    if backend != "vllm":
+        return {"batch_size": engine.batch_size}
+    from .vllm_settings import max_num_seqs, read_needs, worker_options
+
+    options = worker_options(engine, read_needs(models, on_cpu=not cards), cards, group)
+    return {"batch_size": max_num_seqs(engine), "options": options}
 
 
 def _served(

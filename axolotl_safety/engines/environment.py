@@ -11,7 +11,7 @@ _LAUNCHER_NAMES = frozenset(
     CROSS_RANK AXOLOTL_IS_PREPROCESS PMI_RANK PMI_SIZE OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_SIZE
     OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_LOCAL_SIZE""".split()
 )
-_LAUNCHER_PREFIXES = ("ROLE_", "ACCELERATE_", "TORCHELASTIC_", "FSDP_", "DEEPSPEED_")
+_LAUNCHER_PREFIXES = ("ROLE_", "ACCELERATE_", "TORCHELASTIC_", "FSDP_", "DEEPSPEED_", "RAY_")
 _ALLOCATOR_NAMES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 # These tie an interpreter to one installation; another interpreter would import the wrong packages.
 _INTERPRETER_NAMES = frozenset(("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"))
@@ -32,7 +32,7 @@ def child_environment(
         threads: threads of the child's numeric libraries; None changes nothing.
 
     Returns:
-        A copy without the launcher's variables (ranks, rendezvous, Accelerate, FSDP), without the allocator option
+        A copy without the launcher's variables (ranks, rendezvous, Accelerate, FSDP, Ray), without the allocator option
         ``expandable_segments`` (it breaks vLLM's sleep-mode allocator; the other options stay), and with the
         tokenizers' thread pool off. Everything else stays: ``HF_*``, ``CUDA_VISIBLE_DEVICES``, proxies.
     """

@@ -63,6 +63,7 @@ class Lane:
         self._loading: str | None = None  # what the child is busy with while it may be silent for long
         self._heard = 0.0
         self._fruitless_restarts = 0
+        self._pid_noted = False
 
     def begin(self, backlog: Backlog) -> None:
         """Turns to a new run. A child that is there stays."""
@@ -102,6 +103,7 @@ class Lane:
         if child is None:
             return results
         messages = child.poll(0)
+        self._note_pid(child)
         if messages:
             self._heard = self._settings.clock()
         for message in messages:
@@ -156,9 +158,16 @@ class Lane:
         self._loading = "starting"
         self.child = child = self._settings.start(self.index, log_path)
         self._figures.starts += 1
-        self._figures.pids.append(child.pid)
-        LOG.info("engine: started %s; log %s", child.name, log_path)
+        self._pid_noted = False
+        self._note_pid(child)
         return child
+
+    def _note_pid(self, child: Process) -> None:
+        """A child on another machine has no process id until it is placed there."""
+        if child.pid and not self._pid_noted:
+            self._pid_noted = True
+            self._figures.pids.append(child.pid)
+            LOG.info("engine: started %s; log %s", child.name, child.log_path)
 
     def _note(self, message: dict[str, Any], child: Process) -> None:
         """Takes in what a message says about the child itself."""

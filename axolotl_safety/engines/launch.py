@@ -20,7 +20,7 @@ class Process(Protocol):
     """A child as a lane sees it, wherever it runs.
 
     Attributes:
-        pid: its process id on its machine.
+        pid: its process id on its machine; 0 while that is not known.
         name: what to call it in messages.
         log_path: where its log can be read here.
         started_at: by ``time.monotonic``.

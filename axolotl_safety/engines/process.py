@@ -82,6 +82,10 @@ class Child:
         """Queues a message; `flush` or `poll` writes it."""
         self._outgoing += encode(message)
 
+    def send_lines(self, lines: bytes) -> None:
+        """Queues messages that are lines already."""
+        self._outgoing += lines
+
     def poll(self, seconds: float) -> list[dict[str, Any]]:
         """Writes what is queued, waits at most ``seconds`` for messages and returns those that are complete."""
         self.flush()
@@ -206,12 +210,17 @@ class Child:
 
     def log_tail(self) -> str:
         """The last lines of the child's log."""
-        try:
-            with open(self.log_path, "rb") as log:
-                log.seek(max(0, os.path.getsize(self.log_path) - _TAIL_BYTES))
-                return log.read().decode(errors="replace").strip()
-        except OSError as error:
-            return f"(no log: {error})"
+        return tail_of(self.log_path)
+
+
+def tail_of(log_path: Path) -> str:
+    """The last lines of a log."""
+    try:
+        with open(log_path, "rb") as log:
+            log.seek(max(0, os.path.getsize(log_path) - _TAIL_BYTES))
+            return log.read().decode(errors="replace").strip()
+    except OSError as error:
+        return f"(no log: {error})"
 
 
 def wait(children: Sequence[Child], seconds: float) -> None:
