@@ -90,6 +90,8 @@ def test_a_completion_comes_token_for_token_with_its_logprob(serve):
     body = server.bodies[PROBES]
     assert body["model"] == "m" and body["ignore_eos"] and not body["skip_special_tokens"] and body["top_k"] == 5
     assert body["repetition_penalty"] == 1 and body["top_p"] == 0.9 and 0 <= body["seed"] < 2**63
+    list(engine(server.url).run([request("greedy", temperature=0.0)]))
+    assert "seed" not in server.bodies[-1]
     assert len({body["seed"] for body in server.bodies[PROBES : PROBES + 40]}) == 40
 
 

@@ -35,11 +35,12 @@ def body_of(model: str, request: Request | ScoreRequest) -> dict[str, Any]:
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
             "max_tokens": sampling.max_new_tokens,
-            "seed": draw_key(request.seed, request.request_id) >> (64 - _SEED_BITS),
             "stop_token_ids": list(request.stop_token_ids),
             "logprobs": 0,
             "return_token_ids": True,
         }
+        if sampling.temperature > 0:  # a greedy completion draws nothing, and a generator per request costs time
+            drawn["seed"] = draw_key(request.seed, request.request_id) >> (64 - _SEED_BITS)
     return {"model": model, "prompt": prompt, "ignore_eos": True, "skip_special_tokens": False, **_PLAIN, **drawn}
 
 

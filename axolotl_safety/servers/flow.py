@@ -55,6 +55,7 @@ def answers(
     """
     import httpx
 
+    client = httpx.AsyncClient(**server.options())
     waiting, under_way = iter(items), 0
     error: Exception | None = None
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
@@ -68,7 +69,6 @@ def answers(
             outcome = fault
         finished.put_nowait(outcome)
 
-    client = httpx.AsyncClient(**server.options())
     try:
         with quiet_httpx():
             while True:
