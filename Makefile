@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := 2.13.0
+WORKERS := 2
 # A second environment for the tests with a real vLLM, on a CPU. Its builds are for Linux alone; elsewhere those tests
 # are skipped.
 VLLM := .venv-vllm
@@ -49,7 +50,7 @@ $(VLLM_STAMP): tests/with_vllm/requirements.txt | $(STAMP)
 test: install $(WITH_VLLM)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(USE_VLLM) $(BIN)/python -m pytest
+	$(USE_VLLM) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-vllm: install $(VLLM_STAMP)
 	$(USE_VLLM) $(BIN)/python -m pytest tests/with_vllm
