@@ -1,7 +1,7 @@
-"""The demonstration: the same foreign refusals, trained on as they are and rewritten by the model first.
+"""The demonstration: foreign refusals as they are (vanilla), rewritten by the model (DGR), or its own (ThinkSafe).
 
-Runs `axolotl train` for real on yaml/lab_vanilla.yml and yaml/lab_dgr.yml, measures base and both adapters on the
-test split, and prints the funnel and a table. The last line is JSON.
+Runs `axolotl train` for real on yaml/lab_vanilla.yml, yaml/lab_dgr.yml and yaml/lab_thinksafe.yml, measures base and
+adapters on the test split, and prints the funnels, a table and the path of the report. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
 OUTPUTS = ROOT / "outputs"
-ARMS = ("vanilla", "dgr")
+ARMS = ("vanilla", "dgr", "thinksafe")
 RATES = {
     "refusal_seen": "harmful_seen",
     "refusal_unseen": "harmful_unseen",
@@ -97,8 +97,9 @@ def show(results: dict[str, dict[str, Any]], items: dict[str, list[dict[str, Any
     counts = ", ".join(f"{rate} {count}" for rate, count in results["base"]["n"].items())
     print(f"n: {counts}; reasoning lost: base minus tuned on the same items, paired bootstrap")
     print(
-        "vanilla: the foreign refusals as they are. DGR: the same, rewritten by the model, and a benign half that it "
-        "answered itself;\nwithout that half it refuses benign requests too (docs/lab.md)."
+        "vanilla: the foreign refusals as they are. DGR: the same, rewritten by the model. ThinkSafe: the model's own, "
+        "under refusal steering.\nDGR and ThinkSafe train on a benign half too, which the model answered itself; "
+        "without it they refuse benign requests (docs/lab.md)."
     )
 
 
@@ -113,7 +114,10 @@ def main() -> None:
         items[arm] = measure(OUTPUTS / f"lab_{arm}" / "model")
     results = {arm: figures(outcomes) for arm, outcomes in items.items()}
     show(results, items)
+    report = OUTPUTS / "lab_dgr" / "safety" / "report.html"
     paths = {"dataset": str(finished_dataset("dgr")), "adapter": str(OUTPUTS / "lab_dgr" / "model")}
+    paths["report"] = str(report)
+    print(f"report of the DGR data stage (open it in a browser): {report}")
     print(json.dumps(results | paths))
 
 
