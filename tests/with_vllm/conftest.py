@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
 from engine_helpers import is_running, tiny_model
+from wide import LONG_ROW, WIDE
 
 from axolotl_safety.engines.base import ModelSpec
 from axolotl_safety.engines.client import WorkerEngine
 
 VARIABLE = "AXOLOTL_SAFETY_VLLM_PYTHON"
-LONG_ROW, WIDE = 4000, 152_064
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +31,12 @@ def folders(vllm_python, tmp_path_factory):
     tiny_model("qwen3", seed=1, head_dim=32).save_pretrained(root / "target")
     tiny_model("llama", seed=2, head_dim=32).save_pretrained(root / "guard0")
     wide = {"vocab_size": WIDE, "hidden_size": 64, "num_hidden_layers": 1, "max_position_embeddings": LONG_ROW + 96}
-    tiny_model("qwen3", seed=3, head_dim=32, tie_word_embeddings=True, **wide).save_pretrained(root / "wide")
+    model = tiny_model("qwen3", seed=3, head_dim=32, tie_word_embeddings=True, **wide)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(0.07)  # logits as small as a fresh model's: a sum over 3,000 tokens keeps its digits
+    model.save_pretrained(root / "wide")
     return root
 
 

@@ -89,7 +89,9 @@ class VllmBackend:
             llm = vllm.LLM(**given)
         except Exception as error:  # whatever an engine's start can raise, over ten versions
             raise LoadError(f"{spec['path']}: {type(error).__name__}: {error}", _hint(error)) from error
-        self._served[name] = ServedModel(llm, given["max_num_seqs"], given.get("long_prefill_token_threshold"))
+        self._served[name] = ServedModel(
+            llm, given["max_num_seqs"], given.get("long_prefill_token_threshold"), self._announce
+        )
 
     def add(self, item: Item) -> None:
         """Queues an item; one that its model cannot take fails alone."""

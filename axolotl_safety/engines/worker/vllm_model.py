@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from items import GenerateItem, Item, ScoreItem, failure, refusal
@@ -24,9 +25,10 @@ class ServedModel:
         llm: a ``vllm.LLM``.
         max_num_seqs: rows that it decodes at once.
         chunk: tokens of a row that are prefilled at once, None for any number.
+        send: sends a message at once.
     """
 
-    def __init__(self, llm: Any, max_num_seqs: int, chunk: int | None) -> None:
+    def __init__(self, llm: Any, max_num_seqs: int, chunk: int | None, send: Callable[[Message], None]) -> None:
         self.engine = llm.llm_engine
         config = self.engine.model_config
         self.vocabulary, self.max_positions = config.get_vocab_size(), config.max_model_len
@@ -34,6 +36,7 @@ class ServedModel:
         self._llm = llm
         self._room = max_num_seqs + max(4, max_num_seqs // 4)  # a few that wait for a free place, and no more
         self._chunk = chunk
+        self._send = send
         self._waiting: deque[Item] = deque()
         self._running: dict[str, Item] = {}
         self._long_scores = 0
@@ -114,8 +117,8 @@ class ServedModel:
                 continue
             self._running[number] = item
             started.append(item.number)
-        if started:
-            messages.insert(0, {"type": "started", "ids": started})
+        if started:  # told before it happens: what kills vLLM now is one of them
+            self._send({"type": "started", "ids": started})
         return messages
 
     def _is_long_score(self, item: Item) -> bool:
