@@ -152,6 +152,7 @@ def test_a_full_fine_tune_holds_weights_gradients_and_two_states():
     eight = training_memory(size(QWEN_1B), replace(training, optimizer="adamw_bnb_8bit"))
     assert eight.optimizer == 2 * found.trained
     assert training_memory(size(QWEN_1B), replace(training, optimizer="paged_adamw_8bit")).optimizer == 0
+    assert training_memory(size(QWEN_1B), replace(training, optimizer="lion_8bit")).optimizer == found.trained
     chunked = training_memory(size(QWEN_1B), replace(training, logit_bytes=0, tokens=16384))
     assert chunked.logits < training_memory(size(QWEN_1B), replace(training, tokens=16384)).logits / 10
     assert training_memory(size(QWEN_1B), replace(training, copy=True)).weights == 2 * found.weights
