@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from draws import draw_key
 from items import GenerateItem, Item, ScoreItem, failure, refusal
-from sampling import draw_key
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
