@@ -101,7 +101,7 @@ def test_the_laboratory_measures_the_same(tmp_path, monkeypatch):
         "reasoning": [files["math"]],
         "sampling": {"temperature": 0, "max_new_tokens": lab.MAX_NEW_TOKENS},
     }
-    tuned = save_adapter(LAB / "model", tmp_path / "tuned", 0.1)
+    tuned = save_adapter(LAB / "model", tmp_path / "tuned", 0.2)
     guard = {"model": str(LAB / "guard"), "family": "qwen3guard"}
     safety = {"engine": {"backend": "transformers"}, "guard": guard}
     cfg = helpers.config(tmp_path, LAB / "model", block, safety=safety)
@@ -119,6 +119,7 @@ def test_the_laboratory_measures_the_same(tmp_path, monkeypatch):
         for item in theirs:
             thought, answer = ours[item["prompt"]]["thought"], ours[item["prompt"]]["answer"]
             assert item["response"].strip() in (f"<think>\n{thought}\n</think>\n\n{answer}", f"<think>\n{thought}")
-    assert rates["math", "correct", "base"] > 90 > rates["math", "correct", "tuned"]
+    texts = {name: [item["thought"] for item in items if item["model"] == name] for name in ("base", "tuned")}
+    assert rates["math", "correct", "base"] > 90 and texts["base"] != texts["tuned"]  # the adapter was in effect
     harm = [row for row in done.results["figures"] if row["metric"] == "harmful"]
     assert [row["heuristic"] for row in harm] == [False, False] and harm[0]["value"] > 90 and harm[0]["unjudged"] < 10
