@@ -22,6 +22,11 @@ def content_id(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, separators=(",", ":"), sort_keys=True).encode()).hexdigest()[:32]
 
 
+def kind_of(request: Work, kind: str) -> str:
+    """The journal kind of a request's result: scores name themselves, the rest is what was asked for."""
+    return "score" if isinstance(request, ScoreRequest) else kind
+
+
 class Runner(Protocol):
     """Whatever answers requests: the engine, or a judge behind an endpoint."""
 
@@ -107,8 +112,7 @@ class WorkQueue:
 
     def _held(self, request: Work, kind: str) -> bool:
         journal = self._journals[request.model]
-        own = "score" if isinstance(request, ScoreRequest) else kind
-        return (own, request.request_id) in journal or ("failure", request.request_id) in journal
+        return (kind_of(request, kind), request.request_id) in journal or ("failure", request.request_id) in journal
 
     def _store(
         self, request: Work, result: Result | Answer, kind: str, describe: Callable[[Work], dict[str, Any]] | None

@@ -14,12 +14,12 @@ from functools import cache
 from typing import Any
 
 from .. import methods as at_work
-from ..engines.base import Completion, Failure, ScoreRequest
+from ..engines.base import Completion, Failure
 from ..guards.base import Answer
 from ..guards.judge import ORIGINALS
 from ..journal import Journal
 from ..prepare import Prepared
-from ..queue import Work, WorkQueue
+from ..queue import Work, WorkQueue, kind_of
 from ..reasoning import TargetTokenizer
 from ..rows import Outcome
 from ..sources import select_rows
@@ -89,7 +89,7 @@ class DryQueue(WorkQueue):
     ) -> None:
         """Sort requests into held and wanted, each once."""
         for request in work:
-            own = "score" if isinstance(request, ScoreRequest) else kind
+            own = kind_of(request, kind)
             if (own, request.request_id) in self._seen:
                 continue
             self._seen.add((own, request.request_id))
