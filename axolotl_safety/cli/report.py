@@ -54,14 +54,13 @@ def _deliver(
 
 def _walk(config: Path) -> Path:
     """Walk the stage's road again without an engine, so that the dataset folders say what the journals say."""
-    from axolotl.cli.config import load_cfg
-
     from ..errors import ConfigError
+    from ..load_yaml import final_config
     from ..prepare import our_entries, section
     from ..ranks import exclusive
     from ..stage import run_stage
 
-    cfg: Any = load_cfg(str(config))
+    cfg: Any = final_config(config)
     if cfg.rl or not our_entries(cfg):
         raise ConfigError(
             f"{config}: no data stage belongs to this YAML"
