@@ -18,7 +18,7 @@ from . import methods as at_work
 from .engines.base import Engine, EngineFigures, ModelSpec
 from .engines.choose import start_engine
 from .engines.gpu_memory import require_given_back
-from .errors import ConfigError, StageError
+from .errors import ConfigError, StageError, writing_in
 from .funnel import entry_manifest, log_funnel, warn_of_empty_thoughts, warn_without_benign_rows
 from .guards.judge import check_remote
 from .handoff import write_dataset
@@ -71,10 +71,18 @@ def run_stage(
     Raises:
         ConfigError, DataError, ModelError: before any engine starts; also if it cannot fit this machine or takes longer
             than ``safety.max_hours``.
-        StageError: nothing was accepted, an engine is needed and not allowed, or it left GPU memory taken.
+        StageError: nothing was accepted, an engine is needed and not allowed, it left GPU memory taken, or the disk does
+            not take what is written.
     """
     started = time.monotonic()
     prepared = prepare(cfg)
+    with writing_in(prepared.work_dir):
+        return _run(cfg, prepared, allow_engine, make_engine, started)
+
+
+def _run(
+    cfg: Any, prepared: Prepared, allow_engine: bool, make_engine: Callable[..., Engine], started: float
+) -> dict[int, dict[str, Any]]:
     journals = prepared.open_journals()
 
     def start() -> Engine:
