@@ -71,8 +71,8 @@ def run_stage(
     Raises:
         ConfigError, DataError, ModelError: before any engine starts; also if it cannot fit this machine or takes longer
             than ``safety.max_hours``.
-        StageError: nothing was accepted, an engine is needed and not allowed, it left GPU memory taken, or the disk does
-            not take what is written.
+        StageError: nothing was accepted, an engine is needed and not allowed, it left GPU memory taken, or the disk
+            does not take what is written.
     """
     started = time.monotonic()
     prepared = prepare(cfg)

@@ -35,6 +35,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
     parser.add_argument("--seed", type=int, default=int(environ.get("TORTURE_SEED") or SEED))
     parser.add_argument("--kill-points", type=int, default=60, help="instants at which a run kills itself; at least 50")
     parser.add_argument("--short", action="store_true", help="a few of everything, in seconds; what `make test` runs")
+    parser.add_argument(
+        "--only", default="", help="only the cases of functions whose name holds this; nothing else counts"
+    )
     parser.add_argument("--keep", action="store_true", help="leave the work folders behind")
     chosen = parser.parse_args(arguments)
     logging.getLogger("axolotl_safety").setLevel(logging.ERROR)  # of every journal that is cut, a warning
@@ -47,7 +50,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
     try:
         runs = Runs(scenario, mode)
         try:
-            return run(runs, scenario, chosen.seed, 5 if chosen.short else chosen.kill_points, chosen.short)
+            points = 5 if chosen.short else chosen.kill_points
+            return run(runs, scenario, chosen.seed, points, chosen.short, chosen.only)
         finally:
             runs.close()
     finally:
@@ -57,20 +61,23 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(runs: Runs, scenario: Scenario, seed: int, points: int, short: bool) -> int:
+def run(runs: Runs, scenario: Scenario, seed: int, points: int, short: bool, only: str = "") -> int:
     """The campaign with runs that are there already; prints the table and, last, the line of JSON."""
     began = time.monotonic()
     console = Console(stderr=False, width=None if sys.stdout.isatty() else 150)
     cases: list[Case] = []
     field = prepare(runs, scenario, seed, cases)
     if field is not None:
-        for make in plan(field, points, short):
+        for function, arguments in plan(field, points, short):
+            if only not in function.__name__:
+                continue
             started = time.monotonic()
-            made = make()
+            made = function(field, *arguments)
             found = made if isinstance(made, list) else [made]
             for case in found:
                 case.seconds = (time.monotonic() - started) / len(found)
-                print(f"{'FAILED' if case.failed else 'held'}: {case.name} ({case.seconds:.1f} s)", file=sys.stderr)
+                said = "; ".join(["FAILED", *case.problems[:3]]) if case.failed else "held"
+                print(f"{case.name} ({case.seconds:.1f} s): {said}", file=sys.stderr, flush=True)
             cases += found
     console.print(table(cases))
     for case in cases:
@@ -86,7 +93,8 @@ def prepare(runs: Runs, scenario: Scenario, seed: int, cases: list[Case]) -> Fie
     scenario.write_rows()
     case = Case("undisturbed, and the same again in another folder")
     cases.append(case)
-    finished = scenario.folder / "undisturbed" / "work"
+    base = Path(tempfile.mkdtemp(prefix="campaign-", dir=scenario.folder))
+    finished = base / "undisturbed" / "work"
     job = Job(finished, count=True)
     first = runs.finish(job)
     case.tries += 2
@@ -97,14 +105,14 @@ def prepare(runs: Runs, scenario: Scenario, seed: int, cases: list[Case]) -> Fie
     records = evidence.read_records(finished)
     case.doubled += records.doubled
     reference = evidence.Reference(records.lines, evidence.read_output(finished))
-    field = Field(runs, scenario, random.Random(seed), reference, finished, counts)
+    field = Field(base, runs, scenario, random.Random(seed), reference, finished, counts)
     case.unverified += evidence.unverified(finished, field.marks())
     field.resumed(case, Job(field.folder()))
     return field
 
 
-def plan(field: Field, points: int, short: bool) -> Iterator[Callable[[], Case | list[Case]]]:
-    """What is tried, in order."""
+def plan(field: Field, points: int, short: bool) -> Iterator[tuple[Callable[..., Case | list[Case]], tuple[Any, ...]]]:
+    """What is tried, in order: functions of the field, and their further arguments."""
 
     def some(names: Sequence[str], count: int) -> list[str]:
         return field.dice.sample(list(names), count) if short else list(names)
@@ -112,24 +120,24 @@ def plan(field: Field, points: int, short: bool) -> Iterator[Callable[[], Case |
     def often(count: int) -> int:
         return 1 if short else count
 
-    yield lambda: kills.at_instants(field, points)
-    yield lambda: kills.from_outside(field, often(15))
-    yield lambda: damage.at_every_byte(field, often(3))
-    yield lambda: damage.cut_and_resumed(field, often(12))
-    yield lambda: damage.damaged(field, some(list(damage.DAMAGE), 2))
-    yield lambda: disk.full(field, some(_FULL, 2))
-    yield lambda: disk.odd_names(field, some(disk.NAMES, 1))
-    yield lambda: engine.killed_workers(field, often(6))
+    yield kills.at_instants, (points,)
+    yield kills.from_outside, (often(15),)
+    yield damage.at_every_byte, (often(3),)
+    yield damage.cut_and_resumed, (often(12),)
+    yield damage.damaged, (some(list(damage.DAMAGE), 2),)
+    yield disk.full, (some(_FULL, 2),)
+    yield disk.odd_names, (some(disk.NAMES, 1),)
+    yield engine.killed_workers, (often(6),)
     if short:
         return
-    yield lambda: kills.interruptions(field)
-    yield lambda: disk.limited(field, 4)
-    yield lambda: disk.really_full(field, 4)
-    yield lambda: disk.read_only(field)
-    yield lambda: together.two_at_once(field, 6)
-    yield lambda: together.left_locks(field)
-    yield lambda: together.leaders(field)
-    yield lambda: engine.killed_parents(field, 6)
+    yield kills.interruptions, ()
+    yield disk.limited, (4,)
+    yield disk.really_full, (4,)
+    yield disk.read_only, ()
+    yield together.two_at_once, (6,)
+    yield together.left_locks, ()
+    yield together.leaders, ()
+    yield engine.killed_parents, (6,)
 
 
 def table(cases: Sequence[Case]) -> Table:

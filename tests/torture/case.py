@@ -54,6 +54,7 @@ class Field:
     """Where the cases take place.
 
     Attributes:
+        base: where the work folders lie.
         runs: starts runs.
         scenario: what they run.
         dice: of this seed.
@@ -62,6 +63,7 @@ class Field:
         counts: how often each instant of each phase came in it.
     """
 
+    base: Path
     runs: Runs
     scenario: Scenario
     dice: random.Random
@@ -73,7 +75,7 @@ class Field:
     def folder(self, name: str = "work") -> Path:
         """A work folder that is not there yet."""
         self._folders += 1
-        return self.scenario.folder / f"case-{self._folders}" / name
+        return self.base / f"case-{self._folders}" / name
 
     def copy_finished(self) -> Path:
         """A work folder with the journals of a finished run, and nothing else."""

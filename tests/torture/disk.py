@@ -16,11 +16,10 @@ _HINT = "run the same command again"
 def full(field: Field, kinds: list[str]) -> Case:
     """A disk without space: a clear stop, no half record, and the same bytes once there is room again."""
     case = Case("no space left (ENOSPC)")
-    writes = sum(count for (_, what), count in field.counts.items() if what == "before a line")
     for kind in kinds:
         case.tries += 1
         work = field.folder()
-        number = field.dice.randint(2, writes) if kind in ("journal", "short") else 1
+        number = field.dice.randint(2, _writes(field)) if kind in ("journal", "short") else 1
         field.stopped(case, Job(work, full=(kind, number)), [str(work), "No space left on device", _HINT])
         if torn := _torn(work):
             case.problems.append(f"{kind}: {torn} was left behind half written")
@@ -36,33 +35,34 @@ def limited(field: Field, tries: int) -> Case:
         case.tries += 1
         work = field.folder()
         limit = field.dice.randint(400, largest - 1)
-        field.stopped(case, Job(work, full=("limit", limit)), [str(work), "File too large", _HINT])
+        field.stopped(case, Job(work, full=("limit", limit)), [str(work), _HINT])
         field.resumed(case, Job(work))
     return case
 
 
 def really_full(field: Field, tries: int) -> Case:
-    """A file system of its own that is too small, and then is made larger."""
-    case = Case("a real file system that is full (tmpfs)")
-    used = sum(path.stat().st_size for path in field.finished.rglob("*") if path.is_file()) // 1024
+    """A file system of its own that another file fills up in the middle of the work, and then that file is gone."""
+    case = Case("a real file system that runs full (tmpfs)")
     for _ in range(tries):
         work = field.folder()
-        run = field.runs.finish(Job(work, small_disk=field.dice.randint(16, max(17, used * 2 // 3))))
+        run = field.runs.finish(Job(work, small_disk=field.dice.randint(2, _writes(field) // 2)))
         if (run.evidence / "not_tried").exists():
             return case  # this machine does not let us mount; no try is counted
         case.tries += 1
-        before, after = run.evidence / "before", run.evidence / "after"
-        message = run.stops[-1] if run.stops else ""
-        if "No space left" not in message or _HINT not in message:
-            case.problems.append(f"no clear stop: {message or run.log[-300:]}")
+        message = run.stops[0] if run.stops else f"no stop at all: {run.log[-300:]}"
+        if any(word not in message for word in (str(work), "No space left on device", _HINT)):
+            case.problems.append(f"no clear stop: {message}")
         else:
             case.stops.append(message)
-        shutil.copytree(before, work, dirs_exist_ok=True)
-        held = evidence.read_records(before)
         first = (run.evidence / "made_before").read_text().split()
         (run.evidence / "made").write_text("\n".join(run.made[len(first) :]))
-        field.book_end(case, after, held, run)
+        field.book_end(case, run.evidence / "after", evidence.read_records(run.evidence / "before"), run)
     return case
+
+
+def _writes(field: Field) -> int:
+    """How many lines an undisturbed run writes into its journals."""
+    return sum(count for (_, what), count in field.counts.items() if what == "before a line")
 
 
 def read_only(field: Field) -> Case:

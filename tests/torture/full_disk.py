@@ -13,6 +13,7 @@ from typing import Any
 
 _CLONE_NEWNS = 0x00020000
 _PRIVATE = 1 << 18 | 1 << 14  # MS_PRIVATE | MS_REC
+_BALLAST = "ballast"
 _CAPABILITY_VERSION = 0x20080522
 
 
@@ -128,26 +129,39 @@ def _limit(number: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (number, resource.RLIM_INFINITY))
 
 
-def mount_small(folder: Path, kilobytes: int) -> bool:
-    """A file system of this size of our own at a folder; whether this machine lets us."""
+def mount_small(folder: Path) -> bool:
+    """A file system of our own at a folder; whether this machine lets us."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, _PRIVATE, None):
         return False
-    return _mount(f"size={kilobytes}k", folder)
-
-
-def make_room(folder: Path) -> None:
-    """Let the small file system grow."""
-    if not _mount("remount,size=64m", folder):
-        raise RuntimeError(f"the file system at {folder} could not be made larger")
-
-
-def _mount(options: str, folder: Path) -> bool:
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
     try:
         return subprocess.run(command, capture_output=True).returncode == 0
     except OSError:
         return False
+
+
+def fill_up(folder: Path, number: int) -> None:
+    """From the journal's write of this number on, another file takes all that is left."""
+    real, seen = os.pwrite, [0]
+
+    def pwrite(fd: int, data: bytes, place: int) -> int:
+        seen[0] += 1
+        if seen[0] == number:
+            with open(folder / _BALLAST, "wb", buffering=0) as file:
+                try:
+                    while True:
+                        file.write(bytes(4096))
+                except OSError:
+                    pass
+        return real(fd, data, place)
+
+    os.pwrite = pwrite
+
+
+def make_room(folder: Path) -> None:
+    """Take that file away."""
+    (folder / _BALLAST).unlink(missing_ok=True)
 
 
 def drop_power() -> None:

@@ -114,19 +114,18 @@ def _run_stage(config: dict[str, Any]) -> None:
 
 
 def _on_small_disk(job: dict[str, Any]) -> None:
-    """A stage on a file system of its own that is too small, and again when it has room; copies lie beside it."""
+    """A stage on a file system of its own, which another file fills up, and again without it; copies are kept."""
     work, kept = Path(job["config"]["safety"]["work_dir"]), Path(job["evidence"])
     work.mkdir(parents=True, exist_ok=True)
-    if not full_disk.mount_small(work, job["small_disk"]):
+    if not full_disk.mount_small(work):
         (kept / "not_tried").touch()
         return
+    full_disk.fill_up(work, job["small_disk"])
     try:
         _run_stage(job["config"])
-    except OSError as error:
-        _tell(error)
     except Exception as error:
         _tell(error)
-    shutil.copytree(work, kept / "before")
+    shutil.copytree(work / "journal", kept / "before" / "journal")
     shutil.copy(kept / "made", kept / "made_before")
     full_disk.make_room(work)
     _run_stage(job["config"])
@@ -134,7 +133,7 @@ def _on_small_disk(job: dict[str, Any]) -> None:
 
 
 def _tell(error: BaseException) -> None:
-    print(f"STOP: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    print("STOP: " + json.dumps(f"{type(error).__name__}: {error}"), file=sys.stderr, flush=True)
 
 
 def _perform(job: dict[str, Any]) -> None:

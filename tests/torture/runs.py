@@ -33,7 +33,7 @@ class Job:
         count: count all instants.
         environ: environment variables.
         powerless: without the power of root to write anywhere.
-        small_disk: kilobytes of a real file system that is too small, mounted for this run alone.
+        small_disk: the journal's write from which on a real file system, mounted for this run alone, is full.
         unreaped: stays a zombie when it dies, until it is waited for.
     """
 
@@ -77,7 +77,7 @@ class Run:
     @property
     def stops(self) -> list[str]:
         """Why it, or a part of it, ended in an error."""
-        return [part.strip() for part in self.log.split("STOP: ")[1:]]
+        return [json.loads(line[6:]) for line in self.log.splitlines() if line.startswith("STOP: ")]
 
     @property
     def made(self) -> list[str]:
