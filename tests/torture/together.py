@@ -18,31 +18,35 @@ WITHIN_SECONDS = 10.0
 
 
 def two_at_once(field: Field, tries: int) -> Case:
-    """Two processes on one folder: the second waits, makes nothing again, and leaves the same bytes."""
+    """Two processes on one folder: the second waits, makes nothing again, and leaves the same bytes.
+
+    In every second try the one that works is killed, and the other one must take over.
+    """
     case = Case("two processes on one work_dir")
     for number in range(tries):
         case.tries += 1
         work = field.folder()
-        before = evidence.read_records(work)
         runs = [field.runs.start(Job(work, slow_seconds=0.001)) for _ in range(2)]
-        if number % 2:  # the one that works is killed; the other one must take over
+        held = evidence.read_records(work)
+        if number % 2:
             wait_until(lambda runs=runs: any(run.made for run in runs), 30)
             time.sleep(field.dice.uniform(0, 0.1))
             worker = next(run for run in runs if run.made)
             kill(worker)
             field.runs.wait(worker)
-            held = evidence.read_records(work)
+            case.kills[worker.phase] += worker.code == -9
             runs.remove(worker)
-            case.kills[worker.phase] += 1
-            before = held if len(held.lines) < len(field.reference.records) else before
+            # The other one may have begun: what it writes is made by it, so only the dead one's results count here.
+            now, theirs = evidence.read_records(work), set(worker.made)
+            held = evidence.Records({key: line for key, line in now.lines.items() if key[2] in theirs}, now.doubled)
         for run in runs:
             field.runs.wait(run)
-        made = [name for run in runs for name in run.made]
-        if number % 2 == 0 and len(made) != len(set(made)):
-            case.doubled += len(made) - len(set(made))
-        for run in runs:
             if run.code != 0:
                 case.problems.append(f"exit code {run.code}: {run.log[-300:]}")
+        made = [name for run in runs for name in run.made]
+        after = evidence.read_records(work)
+        case.lost += evidence.lost(held, made, after)
+        case.doubled += evidence.doubled(held, made, after)
         field.resumed(case, Job(work))
     return case
 
