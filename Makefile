@@ -21,7 +21,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install test test-vllm bench-engine demo lint format clean
+.PHONY: install test test-vllm torture bench-engine demo lint format clean
 
 install: $(STAMP)
 
@@ -54,6 +54,10 @@ test: install $(WITH_VLLM)
 
 test-vllm: install $(VLLM_STAMP)
 	$(USE_VLLM) $(BIN)/python -m pytest tests/with_vllm
+
+# Kills, full disks and damage; TORTURE_SEED=7 draws others, SABOTAGE=drop_record shows that it can fail.
+torture: install
+	PYTHONPATH=tests $(BIN)/python -m torture
 
 bench-engine: install $(VLLM_STAMP)
 	$(BIN)/python benchmarks/engine_overhead.py --vllm-python $(VLLM)/bin/python

@@ -8,6 +8,7 @@ and never used.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -131,7 +132,8 @@ class Journal:
         try:
             written = os.pwrite(self._fd, line, self._end)
             if written != len(line):
-                raise OSError(28, f"only {written} of {len(line)} bytes could be written", str(self.path))
+                said = f"{os.strerror(errno.ENOSPC)}: only {written} of {len(line)} bytes could be written"
+                raise OSError(errno.ENOSPC, said, str(self.path))
         except OSError:
             os.ftruncate(self._fd, self._end)
             raise

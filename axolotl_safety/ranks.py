@@ -144,9 +144,17 @@ def _read(status: Path) -> dict[str, Any] | None:
 
 
 def _alive(word: dict[str, Any], status: Path) -> bool:
-    if word["host"] == socket.gethostname() and not psutil.pid_exists(word["pid"]):
+    if word["host"] == socket.gethostname() and not _runs(word["pid"]):
         return False
     try:
         return time.time() - status.stat().st_mtime < _SILENT_SECONDS
     except OSError:
+        return False
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this machine is at work; one that is dead and not yet reaped by its launcher is not."""
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
         return False

@@ -18,7 +18,7 @@ from . import methods as at_work
 from .engines.base import Engine, EngineFigures, ModelSpec
 from .engines.choose import start_engine
 from .engines.gpu_memory import require_given_back
-from .errors import ConfigError, NothingAccepted
+from .errors import ConfigError, NothingAccepted, writing_in
 from .funnel import entry_manifest, log_funnel, warn_of_empty_thoughts, warn_without_benign_rows
 from .guards.judge import check_remote
 from .handoff import write_dataset
@@ -72,10 +72,18 @@ def run_stage(
         ConfigError, DataError, ModelError: before any engine starts; also if it cannot fit this machine or takes longer
             than ``safety.max_hours``.
         NothingAccepted: of one of the datasets; rows, manifests and what the report reads are written.
-        StageError: an engine is needed and not allowed, or it left GPU memory taken.
+        StageError: an engine is needed and not allowed, it left GPU memory taken, or the disk does not take what is
+            written.
     """
     started = time.monotonic()
     prepared = prepare(cfg)
+    with writing_in(prepared.work_dir):
+        return _run(cfg, prepared, allow_engine, make_engine, started)
+
+
+def _run(
+    cfg: Any, prepared: Prepared, allow_engine: bool, make_engine: Callable[..., Engine], started: float
+) -> dict[int, dict[str, Any]]:
     journals = prepared.open_journals()
 
     def start() -> Engine:

@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BOUND = 5.0  # points
 QUIET = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 SERVER = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+SERVER["TORCHDYNAMO_DISABLE"] = "1"  # nothing is compiled: these machines may have no compiler
 LENGTH = "2048"  # the lab model's window in tokens
 
 
@@ -49,7 +50,9 @@ def vllm_server(python: Path, log: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(ROOT / "examples/lab/model")]
     command += ["--served-model-name", "lab", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    command += ["--enforce-eager", "--max-model-len", LENGTH, "--max-num-batched-tokens", LENGTH]
+    # Chunked prefill with a seed per request ends vLLM's CPU engine ("CPU Generator does not use offset").
+    command += ["--enforce-eager", "--no-enable-chunked-prefill"]
+    command += ["--max-model-len", LENGTH, "--max-num-batched-tokens", LENGTH]
     with open(log, "wb") as out:
         server = subprocess.Popen(
             command, env=os.environ | QUIET | SERVER, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
@@ -158,8 +161,13 @@ def main(backends: list[str], recipes: list[str], vllm_python: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         for backend in backends:
             if backend == "openai":
-                with vllm_server(vllm_python, Path(name) / "server.txt") as url:
-                    run_all(backend, engines[backend] | {"base_url": url}, Path(name))
+                log = Path(name) / "server.txt"
+                try:
+                    with vllm_server(vllm_python, log) as url:
+                        run_all(backend, engines[backend] | {"base_url": url}, Path(name))
+                except click.ClickException:
+                    click.echo(f"the server's last words:\n{log.read_text(errors='replace')[-4000:]}", err=True)
+                    raise
             else:
                 run_all(backend, engines[backend], Path(name))
     found = gaps(runs)
