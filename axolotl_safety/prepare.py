@@ -29,6 +29,10 @@ from .selection import refuse_unscorable, scores_rows, select_tasks
 from .target import ModelFiles, load_model_files
 from .tasks import Entry, read_entry, resolve_sampling, warn_without_choice
 
+# Raised when the same request would mean another draw (what a field of it says, how a seed is used): journals of before
+# then answer nothing.
+SCHEMA = 1
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -209,7 +213,7 @@ def load_target(cfg: Any, safety: SafetyConfig) -> ModelFiles:
 
 def target_fingerprint(files: ModelFiles, safety: SafetyConfig, backend: str) -> str:
     """Hash of everything about target and engine that changes what is sampled; memory settings do not."""
-    parts = [files.fingerprint, backend, safety.engine.dtype, safety.engine.quantization]
+    parts = [SCHEMA, files.fingerprint, backend, safety.engine.dtype, safety.engine.quantization]
     # A server's address is left out: a server that moves is the same. Without a name of its own, base_model is asked
     # for, which is in there already.
     parts += [safety.engine.model] if safety.engine.model else []

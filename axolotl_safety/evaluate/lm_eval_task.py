@@ -58,7 +58,7 @@ def run_task(
         ConfigError: the task is a group, or lm-eval cannot run it.
     """
     arguments = command_line(task, model, tokens, sampling, safety)
-    key = content_id("lm_eval", version("lm_eval"), model.files.fingerprint, arguments, _task_files(task))
+    key = content_id("lm_eval", version("lm_eval"), model.files.fingerprint, arguments, task_files(task))
     store = work_dir / "evaluations" / "lm_eval" / f"{key}.json"
     try:
         scored = json.loads(store.read_text(encoding="utf-8"))
@@ -104,7 +104,7 @@ def command_line(
     return made + (["--limit", str(task.limit)] if task.limit else [])
 
 
-def _task_files(task: LmEvalTask) -> list[str]:
+def task_files(task: LmEvalTask) -> list[str]:
     """Contents of the user's own task files, which decide what is asked."""
     if not task.include_path:
         return []
