@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from .terminal import PlainError
 
-class ConfigError(ValueError):
+
+class ConfigError(PlainError, ValueError):
     """The YAML asks for something that cannot work; raised before any engine starts."""
 
 
-class DataError(ValueError):
+class DataError(PlainError, ValueError):
     """A dataset cannot be read or understood as a whole (single bad rows are counted rejects instead)."""
 
 
-class ModelError(ValueError):
+class ModelError(PlainError, ValueError):
     """The base model's tokenizer, chat template or files cannot serve the hand-off."""
 
 
-class StageError(RuntimeError):
+class StageError(PlainError, RuntimeError):
     """The data stage ran and cannot deliver, for instance because no row was accepted."""
 
 

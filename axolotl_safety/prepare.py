@@ -23,6 +23,7 @@ from .engines.choose import choose_backend
 from .errors import ConfigError
 from .guards.judge import BuiltinGuard, Guard, load_guards
 from .journal import Journal
+from .private import make_folder
 from .queue import WorkQueue
 from .reasoning import TargetTokenizer
 from .selection import refuse_unscorable, scores_rows, select_tasks
@@ -188,7 +189,8 @@ def check_writable(work_dir: Path) -> None:
     # Every rank looks, unlocked: one name each, or one would delete the other's.
     probe = work_dir / f".writable-{socket.gethostname()}-{os.getpid()}"
     try:
-        work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        work_dir.parent.mkdir(parents=True, exist_ok=True)  # what lies above it may be everybody's
+        make_folder(work_dir)
         probe.write_bytes(b"")
         probe.unlink(missing_ok=True)
     except OSError as error:
