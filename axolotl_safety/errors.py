@@ -7,25 +7,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .terminal import PlainError
+
 # A disk that is full, over its quota, read-only, forbidden or broken; EFBIG is a limit on a file's size.
 _DISK = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 )
 
 
-class ConfigError(ValueError):
+class ConfigError(PlainError, ValueError):
     """The YAML asks for something that cannot work; raised before any engine starts."""
 
 
-class DataError(ValueError):
+class DataError(PlainError, ValueError):
     """A dataset cannot be read or understood as a whole (single bad rows are counted rejects instead)."""
 
 
-class ModelError(ValueError):
+class ModelError(PlainError, ValueError):
     """The base model's tokenizer, chat template or files cannot serve the hand-off."""
 
 
-class StageError(RuntimeError):
+class StageError(PlainError, RuntimeError):
     """The data stage ran and cannot deliver."""
 
 

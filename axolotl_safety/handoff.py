@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from .errors import StageError
 from .journal import write_atomically
+from .private import make_folder, opener, take_back
 from .rows import Outcome
 
 IGNORE = -100
@@ -148,13 +149,15 @@ def write_dataset(
 
 
 def _write_train(train: Path, rows: Sequence[Row], digest: str) -> None:
-    train.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(train.parent)
     part = train.with_name(f".train.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         table = _table(rows)
         table._fingerprint = digest  # otherwise derived from memory addresses, and state.json would differ each time
+        make_folder(part)
         table.save_to_disk(str(part))
+        take_back(part)
         shutil.rmtree(train, ignore_errors=True)
         os.replace(part, train)
     finally:
@@ -206,7 +209,8 @@ def _write_rows(path: Path, outcomes: Sequence[Outcome], thought_length: Callabl
         for outcome in outcomes
     ]
     try:
-        pq.write_table(pa.Table.from_pylist(records, schema=_ROW_SCHEMA), part)
+        with open(part, "wb", opener=opener) as file:
+            pq.write_table(pa.Table.from_pylist(records, schema=_ROW_SCHEMA), file)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

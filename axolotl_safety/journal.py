@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from . import jsonl
+from .private import make_folder, opener
 
 LOG = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Journal:
         self._read_only = read_only
         self._end, self._fd = 0, -1
         if not read_only:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(path.parent)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         elif path.exists():
             self._fd = os.open(path, os.O_RDONLY)
@@ -163,15 +164,15 @@ class Journal:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file as a whole: a reader sees the old or the new one, never a part.
+    """Replace a file as a whole, for its owner alone: a reader sees the old or the new one, never a part.
 
     Raises:
         OSError: the disk is full or read-only; the old file is untouched and no part-file stays behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(part, "wb") as file:
+        with open(part, "wb", opener=opener) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -19,8 +19,11 @@ class SafetyPlugin(BasePlugin):
     def register(self, cfg: DictDefault) -> None:
         """Check the raw YAML and lift the datasets' own blocks; cheap, and the same when called again."""
         from .register import prepare_config
+        from .terminal import log_plainly
 
-        logging.getLogger("axolotl_safety").setLevel(logging.INFO)
+        logger = logging.getLogger("axolotl_safety")
+        logger.setLevel(logging.INFO)
+        log_plainly(logger)
         prepare_config(cfg)
 
     def get_input_args(self) -> str:

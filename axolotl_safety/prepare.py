@@ -23,11 +23,16 @@ from .engines.choose import choose_backend
 from .errors import ConfigError
 from .guards.judge import BuiltinGuard, Guard, load_guards
 from .journal import Journal
+from .private import make_folder
 from .queue import WorkQueue
 from .reasoning import TargetTokenizer
 from .selection import refuse_unscorable, scores_rows, select_tasks
 from .target import ModelFiles, load_model_files
 from .tasks import Entry, read_entry, resolve_sampling, warn_without_choice
+
+# Raised when the same request would mean another draw (what a field of it says, how a seed is used): journals of before
+# then answer nothing.
+SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,8 @@ def check_writable(work_dir: Path) -> None:
     # Every rank looks, unlocked: one name each, or one would delete the other's.
     probe = work_dir / f".writable-{socket.gethostname()}-{os.getpid()}"
     try:
-        work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        work_dir.parent.mkdir(parents=True, exist_ok=True)  # what lies above it may be everybody's
+        make_folder(work_dir)
         probe.write_bytes(b"")
         probe.unlink(missing_ok=True)
     except OSError as error:
@@ -209,7 +215,7 @@ def load_target(cfg: Any, safety: SafetyConfig) -> ModelFiles:
 
 def target_fingerprint(files: ModelFiles, safety: SafetyConfig, backend: str) -> str:
     """Hash of everything about target and engine that changes what is sampled; memory settings do not."""
-    parts = [files.fingerprint, backend, safety.engine.dtype, safety.engine.quantization]
+    parts = [SCHEMA, files.fingerprint, backend, safety.engine.dtype, safety.engine.quantization]
     # A server's address is left out: a server that moves is the same. Without a name of its own, base_model is asked
     # for, which is in there already.
     parts += [safety.engine.model] if safety.engine.model else []

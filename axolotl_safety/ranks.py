@@ -69,7 +69,7 @@ def once(work_dir: Path, what: str, work: Callable[[], dict[str, Any]]) -> dict[
 @contextmanager
 def exclusive(work_dir: Path) -> Iterator[None]:
     """Hold the work folder alone; a second run waits, and says for whom."""
-    lock = FileLock(work_dir / ".lock")
+    lock = FileLock(work_dir / ".lock", mode=0o600)
     said = False
     while True:
         try:

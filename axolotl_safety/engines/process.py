@@ -18,6 +18,7 @@ from axolotl_safety import jsonl
 from axolotl_safety.engines import footprint
 from axolotl_safety.engines.errors import EngineError
 from axolotl_safety.engines.wire import encode
+from axolotl_safety.private import make_folder, opener
 
 LOG = logging.getLogger(__name__)
 _READ_BYTES = 1 << 18
@@ -37,10 +38,10 @@ class Child:
     """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], log_path: Path) -> None:
-        log_path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(log_path.parent)
         self.log_path = log_path
         try:
-            with open(log_path, "ab") as log:
+            with open(log_path, "ab", opener=opener) as log:
                 # A session of its own: Ctrl-C goes to us alone, and the whole group can be killed without harming us.
                 self._process = subprocess.Popen(
                     list(command),

@@ -13,9 +13,11 @@ from axolotl_safety.engines.errors import EngineError
 from axolotl_safety.engines.launch import WORKER
 from axolotl_safety.engines.process import tail_of
 from axolotl_safety.engines.wire import encode
+from axolotl_safety.private import make_folder
 
 _PACKAGE = Path(__file__).parents[1]
 _NEIGHBOURS = ("__init__", "base", "environment", "errors", "footprint", "launch", "process", "ray_host", "wire")
+_SHARED = ("__init__", "private", "terminal")  # of the package itself, with nothing but the standard library in them
 _WAIT_SECONDS = 0.25  # a call to an actor: what is to be sent meanwhile waits for it
 _PLACE_SECONDS = 120.0
 _END_SECONDS = 20.0
@@ -23,7 +25,10 @@ _END_SECONDS = 20.0
 
 def shipped_files(worker_path: Path = WORKER) -> dict[str, bytes]:
     """What an actor needs on its node, by relative path: the worker, and the part of this package that hosts it."""
-    paths = [_PACKAGE / "__init__.py", *(_PACKAGE / "engines" / f"{name}.py" for name in _NEIGHBOURS)]
+    paths = [
+        *(_PACKAGE / f"{name}.py" for name in _SHARED),
+        *(_PACKAGE / "engines" / f"{name}.py" for name in _NEIGHBOURS),
+    ]
     files = {str(path.relative_to(_PACKAGE.parent)): path.read_bytes() for path in paths}
     sources = [worker_path] if worker_path.is_file() else sorted(worker_path.glob("*.py"))
     return files | {f"worker/{path.name}": path.read_bytes() for path in sources}
@@ -75,8 +80,8 @@ class RayChild:
     """
 
     def __init__(self, ray: Any, actor: Any, lane: int, needs: str, log_path: Path) -> None:
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        log_path.touch()
+        make_folder(log_path.parent)
+        log_path.touch(mode=0o600)
         self.log_path = log_path
         self.pid = 0  # until it is placed
         self.name = f"worker {lane} (not placed yet)"

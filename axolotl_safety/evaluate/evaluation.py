@@ -23,7 +23,7 @@ from ..reasoning import TargetTokenizer
 from ..tasks import family_preset
 from .figures import REFUSAL_JUDGE, HarmJudge, comparisons, figures, measure, safety_tax
 from .items import LoadedSet, load_set
-from .lm_eval_task import LmEvalTask, run_task
+from .lm_eval_task import LmEvalTask, run_task, task_files
 from .models import Contestant, contestants
 from .overlap import overlaps, training_prompts
 from .runner import Hall, answer_all
@@ -195,7 +195,7 @@ def _hash(
         SCHEMA,
         [(model.name, target_fingerprint(model.files, hall.safety, hall.backend)) for model in models],
         asked,
-        [(task.name, task.limit) for task in tasks],
+        [(task.name, task.limit, task_files(task)) for task in tasks],
         hall.sampling.as_dict(),
         settings.samples,
         hall.safety.seed,

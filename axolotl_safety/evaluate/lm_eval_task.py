@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from ..engines.base import Sampling
 from ..engines.environment import child_environment
 from ..errors import ConfigError, StageError
 from ..journal import write_atomically
+from ..private import make_folder, opener
 from ..queue import content_id
 from ..reasoning import TargetTokenizer
 from .figures import Measured
@@ -58,7 +60,7 @@ def run_task(
         ConfigError: the task is a group, or lm-eval cannot run it.
     """
     arguments = command_line(task, model, tokens, sampling, safety)
-    key = content_id("lm_eval", version("lm_eval"), model.files.fingerprint, arguments, _task_files(task))
+    key = content_id("lm_eval", version("lm_eval"), model.files.fingerprint, arguments, task_files(task))
     store = work_dir / "evaluations" / "lm_eval" / f"{key}.json"
     try:
         scored = json.loads(store.read_text(encoding="utf-8"))
@@ -104,7 +106,7 @@ def command_line(
     return made + (["--limit", str(task.limit)] if task.limit else [])
 
 
-def _task_files(task: LmEvalTask) -> list[str]:
+def task_files(task: LmEvalTask) -> list[str]:
     """Contents of the user's own task files, which decide what is asked."""
     if not task.include_path:
         return []
@@ -113,12 +115,12 @@ def _task_files(task: LmEvalTask) -> list[str]:
 
 def _run(task: LmEvalTask, model: Contestant, arguments: list[str], work_dir: Path) -> dict[str, Any]:
     logs = work_dir / "logs"
-    logs.mkdir(parents=True, exist_ok=True, mode=0o700)
-    log = logs / f"lm-eval-{task.name.replace('/', '-')}-{os.getpid()}.log"
+    make_folder(logs)
+    log = logs / f"lm-eval-{re.sub(r'[^A-Za-z0-9_-]', '-', task.name)[:80]}-{os.getpid()}.log"
     LOG.info("lm-eval %s of %s: running; log %s", task.name, model.name, log)
     with tempfile.TemporaryDirectory(dir=work_dir) as folder:
         command = [sys.executable, "-m", "lm_eval", "run", *arguments, "--output_path", folder]
-        with open(log, "wb") as file:  # it prints prompts: not for the terminal
+        with open(log, "wb", opener=opener) as file:  # it prints prompts: not for the terminal
             code = subprocess.run(
                 command, stdout=file, stderr=subprocess.STDOUT, env=child_environment(os.environ), check=False
             ).returncode

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from ..terminal import visible
+
 _HEADINGS = {"harm": "Harm", "over_refusal": "Over-refusal", "reasoning": "Reasoning"}
 
 
@@ -18,10 +20,11 @@ def show(results: Mapping[str, Any]) -> None:
         if any(figure["axis"] == axis for figure in results["figures"]):
             console.print(_table(results, axis, heading))
     for line in _lines(results):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(visible(line), highlight=False, soft_wrap=True, markup=False)
 
 
 def _table(results: Mapping[str, Any], axis: str, heading: str) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"{heading}: percent with 95 % interval")
@@ -34,16 +37,17 @@ def _table(results: Mapping[str, Any], axis: str, heading: str) -> Any:
             continue
         gap = gaps.get((figure["set"], axis, figure["metric"], figure["model"]))
         table.add_row(
-            figure["set"],
+            escape(visible(figure["set"])),
             figure["metric"],
-            figure["model"],
+            escape(visible(figure["model"])),
             _with_interval(figure["value"], figure["interval"]),
             _with_interval(gap["difference"], gap["interval"], signed=True) if gap else "",
             f"{gap['p_value']:.2g}" if gap else "",
             str(figure["n"]) + (f" x {figure['samples']}" if figure["samples"] > 1 else ""),
             _short(figure["truncation_rate"]),
             _short(figure["unclosed_rate"]),
-            figure["judge"] + (" (heuristic)" if figure["heuristic"] and "heuristic" not in figure["judge"] else ""),
+            escape(visible(figure["judge"]))
+            + (" (heuristic)" if figure["heuristic"] and "heuristic" not in figure["judge"] else ""),
         )
     return table
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..journal import write_atomically
+from ..private import make_folder, opener
 from .runner import Response
 
 FOLDER = "evaluations"
@@ -34,7 +35,7 @@ def write_results(
         OSError: the disk is full or read-only.
     """
     folder = work_dir / FOLDER / results["hash"]
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(folder)
     _write_items(folder / "items.parquet", responses, overlap)
     text = json.dumps(results, indent=1, ensure_ascii=True)
     write_atomically(folder / "results.json", text.encode() + b"\n")
@@ -68,7 +69,8 @@ def _write_items(path: Path, responses: Sequence[Response], overlap: Mapping[tup
         rows.append(row)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
+        with open(part, "wb", opener=opener) as file:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
