@@ -21,7 +21,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install test test-vllm bench-engine demo lint format clean
+.PHONY: install test test-vllm test-wheel bench-engine demo lint format clean
 
 install: $(STAMP)
 
@@ -54,6 +54,10 @@ test: install $(WITH_VLLM)
 
 test-vllm: install $(VLLM_STAMP)
 	$(USE_VLLM) $(BIN)/python -m pytest tests/with_vllm
+
+# The wheel in an environment of its own, and a QLoRA YAML changed by two lines; takes minutes and the package index.
+test-wheel:
+	$(PYTHON) tests/stranger.py
 
 bench-engine: install $(VLLM_STAMP)
 	$(BIN)/python benchmarks/engine_overhead.py --vllm-python $(VLLM)/bin/python
