@@ -21,7 +21,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install test test-vllm torture bench-engine demo lint format clean
+.PHONY: install test test-vllm test-wheel torture bench-engine demo lint format clean
 
 install: $(STAMP)
 
@@ -58,6 +58,10 @@ test-vllm: install $(VLLM_STAMP)
 # Kills, full disks and damage; TORTURE_SEED=7 draws others, SABOTAGE=drop_record shows that it can fail.
 torture: install
 	PYTHONPATH=tests $(BIN)/python -m torture
+
+# The wheel in an environment of its own, and a QLoRA YAML changed by two lines; takes minutes and the package index.
+test-wheel:
+	$(PYTHON) tests/stranger.py
 
 bench-engine: install $(VLLM_STAMP)
 	$(BIN)/python benchmarks/engine_overhead.py --vllm-python $(VLLM)/bin/python

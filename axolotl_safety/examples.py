@@ -147,6 +147,12 @@ def _beavertails(row: Row) -> Fields:
     return Fields(_text(row, "prompt"), *_response(_text(row, "response")), None)
 
 
+def _alpaca(row: Row) -> Fields:
+    """Axolotl's own most common columns; the optional input stands below the instruction, as in its prompts."""
+    prompt = "\n\n".join(filter(None, (_text(row, "instruction"), sound_text(row.get("input") or ""))))
+    return Fields(prompt, *_response(_text(row, "output")), None)
+
+
 def _conversation(column: str) -> Callable[[Row], Fields]:
     def read(row: Row) -> Fields:
         history, prompt, response = read_turns(row.get(column))
@@ -168,6 +174,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     _adapter("thinksafe", "instruction response prompt_label", _pair("instruction", "response", "prompt_label")),
     _adapter("safechain", "instruction response label", _pair("instruction", "response", "label")),
     _adapter("r1_act", "instruction response", _pair("instruction", "response", default="harmful", assumed=True)),
+    _adapter("alpaca", "instruction output", _alpaca),
     _adapter("wildjailbreak", "vanilla adversarial data_type", _wildjailbreak),
     _adapter("beavertails", "prompt response is_safe category", _beavertails),
     _adapter("pair", "prompt response", _pair("prompt", "response")),

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from .errors import ModelError
+from .templates import probe_template
 
 OPEN, CLOSE = "<think>", "</think>"
 _USER = "axolotl safety probe"
@@ -124,7 +125,7 @@ class TargetTokenizer:
                 "safety.think: {open: ..., close: ...}."
             )
         # A system prompt may speak of the markers too; what counts stands behind the user's message.
-        text = self._render(_USER).rpartition(_USER)[2]
+        text = probe_template(self.tokenizer, _USER).rpartition(_USER)[2]
         at = text.rfind(open_marker)
         prompt_opens = at >= 0 and not text[at + len(open_marker) :].strip()
         if close_marker in text[max(at, 0) :]:

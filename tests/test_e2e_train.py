@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
 from pathlib import Path
 
@@ -19,9 +21,37 @@ def rows(tmp_path_factory):
     return tiny.write_rows(tmp_path_factory.mktemp("rows") / "direct.jsonl", tiny.direct_refusal_rows(24))
 
 
+# Which hooks Axolotl calls, in this order and so often; `evaluate` calls no load_datasets.
+BEGIN = ["register", "get_input_args"]
+BUILD = ["get_trainer_cls", "get_collator_cls_and_kwargs", "get_collator_cls_and_kwargs"]
+HOOKS = {
+    "preprocess": [*BEGIN, "load_datasets"],
+    "train": [*BEGIN, "load_datasets", *BUILD, "post_trainer_create", "post_train_unload"],
+    "evaluate": [*BEGIN, *BUILD],
+}
+
+
+def implemented_hooks() -> set[str]:
+    """The methods of our plugin class, read without importing Axolotl."""
+    tree = ast.parse((cli.ROOT / "axolotl_safety" / "plugin.py").read_text())
+    (plugin,) = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return {node.name for node in plugin.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}
+
+
+def traced(folder: Path, command: str) -> dict[str, str]:
+    """What lets the `hook_trace` plugin be found and write."""
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    return {"PYTHONPATH": path, "HOOK_TRACE": str(folder / f"{command}.hooks")}
+
+
+def test_every_hook_that_we_implement_is_one_that_axolotl_calls():
+    assert implemented_hooks() == {name for names in HOOKS.values() for name in names}
+
+
 def test_preprocess_then_train_then_evaluate(tmp_path, models, rows):
     config = cli.training_yaml(models("qwen3"), rows, tmp_path, val_set_size=0.25, eval_steps=10)
-    code, output = cli.run("preprocess", config, tmp_path)
+    config["plugins"].insert(0, "hook_trace.Tracer")
+    code, output = cli.run("preprocess", config, tmp_path, **traced(tmp_path, "preprocess"))
     assert code == 0, output[-3000:]
     (first,) = cli.manifests(tmp_path / "safety")
     assert first["counts"]["engine_starts"] == 1 and first["counts"]["generated"] == 24
@@ -30,7 +60,7 @@ def test_preprocess_then_train_then_evaluate(tmp_path, models, rows):
     assert f"report: {tmp_path}/safety/report.html" in output and b"peak memory" in report
 
     # Without --launcher python: exactly what a user types.
-    process = cli.start("train", config, tmp_path)
+    process = cli.start("train", config, tmp_path, **traced(tmp_path, "train"))
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output[-3000:]
     (second,) = cli.manifests(tmp_path / "safety")
@@ -42,8 +72,9 @@ def test_preprocess_then_train_then_evaluate(tmp_path, models, rows):
     }
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()
 
-    code, output = cli.run("evaluate", config, tmp_path)
+    code, output = cli.run("evaluate", config, tmp_path, **traced(tmp_path, "evaluate"))
     assert code == 0, output[-3000:]
+    assert {name: (tmp_path / f"{name}.hooks").read_text().split() for name in HOOKS} == HOOKS
     assert not re.search(r"engine: process \d+", output)
 
 

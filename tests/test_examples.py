@@ -57,6 +57,8 @@ def split(rows):
             "safekey",
             ("q", "R", "A", "benign"),
         ),
+        ({"instruction": "q", "input": "x", "output": "<think>R</think>A"}, "alpaca", ("q\n\nx", "R", "A", None)),
+        ({"instruction": "q", "input": "", "output": "A"}, "alpaca", ("q", "", "A", None)),
         ({"prompt": "q", "response": "A", "is_safe": True, "category": {}}, "beavertails", ("q", "", "A", None)),
         ({"prompt": "q", "response": "R</think>A", "split_name": "random"}, "pair", ("q", "R", "A", None)),
         (

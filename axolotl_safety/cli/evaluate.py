@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from . import version_option
+
 
 @click.command("safety-eval")
 @click.argument("config", type=click.Path(exists=True, dir_okay=False))
@@ -18,6 +20,7 @@ import click
     help="Folder of an adapter or of a whole model; may be given again. Default: the YAML's output_dir.",
 )
 @click.option("--json", "json_file", default=None, help="Write the figures here instead of as the last line.")
+@version_option
 def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
     """Harm, over-refusal and reasoning of base and tuned model."""
     from axolotl.logging_config import configure_logging

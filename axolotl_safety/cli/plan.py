@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from . import version_option
+
 
 @click.command("safety-plan")
 @click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -16,6 +18,7 @@ import click
 @click.option("--json", "json_path", help="write the plan as JSON to this file, or to - for the standard output")
 @click.option("--try", "tries", type=click.IntRange(1), help="run so many rows through the engine and the guards")
 @click.option("--measure-shift", type=click.IntRange(1), help="NLL of so many references per dataset under base_model")
+@version_option
 def main(
     config: Path,
     gpu: str | None,

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from . import version_option
+
 
 @click.command("safety-report")
 @click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -20,6 +22,7 @@ import click
 )
 @click.option("--push-to-hub", metavar="ID", help="Push card and accepted rows to this dataset repository: private.")
 @click.option("--public", is_flag=True, help="With --push-to-hub: a public repository.")
+@version_option
 def main(
     config: Path, out: Path | None, no_text: bool, card_only: Path | None, push_to_hub: str | None, public: bool
 ) -> None:

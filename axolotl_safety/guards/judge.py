@@ -117,7 +117,7 @@ def _load_model_guard(config: GuardConfig, key: str) -> ModelGuard:
                 read.append(load_model_files(config.model, "safety.guard.model"))
             except ConfigError as error:
                 raise ConfigError(
-                    f"{error} `guard: {{model: builtin}}` needs no model, but is only a refusal heuristic."
+                    f"{error} `safety: {{guard: {{model: builtin}}}}` needs no model, but is only a refusal heuristic."
                 ) from error
         return read[0]
 
