@@ -65,8 +65,8 @@ Generated from the models in `axolotl_safety/config` by `make docs`; do not edit
 
 Everything stands under `safety:` in an Axolotl YAML, and every key is optional. An unknown key is an error that
 names the one that was meant. Axolotl's own keys are read and not repeated: `base_model`, `tokenizer_config`,
-`revision_of_model`, `trust_remote_code`, `sequence_len`, `sample_packing`, `datasets` (with `path`, `split`, `name`, `revision`,
-`data_files`, `ds_type`, `shards`).
+`revision_of_model`, `trust_remote_code`, `sequence_len`, `sample_packing`, `datasets` (with `path`, `split`, `name`,
+`revision`, `data_files`, `ds_type`, `shards`).
 
 The last column says what a changed value means for what is finished. The journal keeps everything, so that a value that
 comes back finds its old completions.
