@@ -11,6 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this tree's package, whatever is installed
+
 from axolotl_safety.config import AUTO, TYPES, DatasetOptions, SafetyConfig
 from axolotl_safety.examples import ADAPTERS
 from axolotl_safety.grpo_refuse import GRPO_TYPE, REWARDS
