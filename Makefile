@@ -21,7 +21,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install test test-vllm test-wheel torture bench-engine demo lint format clean
+.PHONY: install test test-vllm test-wheel torture bench-engine demo docs lint format clean
 
 install: $(STAMP)
 
@@ -68,6 +68,10 @@ bench-engine: install $(VLLM_STAMP)
 
 demo: install
 	$(BIN)/python examples/lab/demo.py
+
+# The configuration reference, from the models of the section.
+docs: install
+	$(BIN)/python docs/generate.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -135,8 +135,8 @@ class KLConfig(Strict):
 class ThinkConfig(Strict):
     """The markers around the thought, where the tokenizer or template does not give them away."""
 
-    open: str = "<think>"
-    close: str = "</think>"
+    open: str = Field("<think>", description="text that opens the thought")
+    close: str = Field("</think>", description="text that closes the thought")
 
 
 class SafetyConfig(Strict):

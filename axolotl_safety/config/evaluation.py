@@ -48,9 +48,11 @@ class EvalSetConfig(Strict):
             allowed = {"lm_eval", "include_path", "max_items"}
             alien = [key for key in type(self).model_fields if key not in allowed and _is_set(self, key)]
             if alien:
-                raise ValueError(f"{', '.join(alien)}: not for lm_eval, whose task decides it")
+                raise ValueError(f"{', '.join(alien)}: not for lm_eval, whose task decides it; remove it")
         elif self.include_path:
-            raise ValueError("include_path: only for lm_eval")
+            raise ValueError(
+                f"include_path {self.include_path!r} is read only beside lm_eval; name the task there, or remove it"
+            )
         return self
 
 
@@ -98,7 +100,9 @@ class EvalConfig(Strict):
             )
         for axis, one in sets:
             if axis != "reasoning" and (one.lm_eval or one.answer_field or one.judge != "auto"):
-                raise ValueError(f"{axis}: lm_eval, answer_field and judge are for reasoning")
+                raise ValueError(
+                    f"{axis}: lm_eval, answer_field and judge are for reasoning; remove them here, or move the set"
+                )
         if self.samples > 1 and self.sampling.temperature == 0:
             raise ValueError(
                 f"{self.samples} samples at temperature 0 are {self.samples} times the same; set samples: 1"

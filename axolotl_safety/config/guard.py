@@ -51,9 +51,14 @@ class GuardConfig(Endpoint):
         else:
             alien = sorted(given & {"base_url", "api_key_env", "concurrency", "timeout_seconds"})
             if alien:
-                raise ValueError(f"{', '.join(alien)}: only for family openai, and this guard is {self.kind}")
+                raise ValueError(
+                    f"{', '.join(alien)}: only for family openai, and this guard is {self.kind}; remove it, or set "
+                    "family: openai"
+                )
         if self.kind != "model":
             for key in ("threshold", "overlong"):
                 if getattr(self, key) not in (None, "reject"):
-                    raise ValueError(f"{key}: only for guard models in the engine, and this guard is {self.kind}")
+                    raise ValueError(
+                        f"{key}: only for guard models in the engine, and this guard is {self.kind}; remove it"
+                    )
         return self

@@ -46,7 +46,10 @@ def find_heads(model: nn.Module) -> tuple[Head, Head]:
                 "train it, name it in lora_modules_to_save."
             )
         if head.bias is not None:
-            raise ModelError(f"safety.kl: the output head of {type(base).__name__} has a bias, which is not supported.")
+            raise ModelError(
+                f"safety.kl: the output head of {type(base).__name__} has a bias, which the loss does not "
+                "know; train this model without safety.kl."
+            )
     scale, soft_cap = logit_transform(base.config)
     return Head(policy.weight, scale, soft_cap), Head(original.weight, scale, soft_cap)
 
@@ -67,7 +70,10 @@ def logit_transform(config: Any) -> tuple[float, float | None]:
         if value is None:
             continue
         if not isinstance(value, (int, float)):
-            raise ModelError(f"safety.kl: the model's config has {name}: {value!r}, which is no number.")
+            raise ModelError(
+                f"safety.kl: the model's config has {name}: {value!r}, which is no number; correct it, or "
+                "train without safety.kl."
+            )
         scale *= float(value) ** power
     cap = getattr(text, "final_logit_softcapping", None)
     return scale, float(cap) if cap else None

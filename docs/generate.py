@@ -1,0 +1,183 @@
+"""Write docs/configuration.md from the pydantic models of the ``safety:`` section: ``make docs``."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this tree's package, whatever is installed
+
+from axolotl_safety.config import AUTO, TYPES, DatasetOptions, SafetyConfig
+from axolotl_safety.examples import ADAPTERS
+from axolotl_safety.grpo_refuse import GRPO_TYPE, REWARDS
+from axolotl_safety.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
+
+TARGET = Path(__file__).with_name("configuration.md")
+_NOT_BY_HAND = {"per_dataset"}
+_BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+_WORDS = {str: "text", int: "integer", float: "number", bool: "true, false"}
+# What a changed value means for what the journal holds. A key that is not here takes its section's word.
+EFFECTS = {
+    "work_dir": "no",
+    "seed": "anew",
+    "max_rows": "more",
+    "select": "more",
+    "choice": "training",
+    "max_hours": "no",
+    "engine": "no",
+    "engine.backend": "anew",
+    "engine.ray_worker": "anew",
+    "engine.dtype": "anew",
+    "engine.quantization": "anew",
+    "engine.model": "anew",
+    "engine.max_model_len": "more",
+    "sampling": "anew",
+    "guard": "verdicts",
+    "guard.api_key_env": "no",
+    "guard.concurrency": "no",
+    "guard.timeout_seconds": "no",
+    "dgr": "more",
+    "dgr.prompt": "anew",
+    "dgr.sampling": "anew",
+    "thinksafe": "more",
+    "thinksafe.sampling": "anew",
+    "kl": "training",
+    "think": "anew",
+    "eval": "evaluation",
+    "datasets": "more",
+    "datasets.prompt_field": "anew",
+    "datasets.response_field": "anew",
+    "datasets.thought_field": "anew",
+}
+_TYPE_NOTES = {
+    "axolotl_safety.dgr": "the model rewrites the row's response (needs one)",
+    "axolotl_safety.thinksafe": "the model answers the prompt, steered where it is harmful (needs a label)",
+    "axolotl_safety.vanilla": "the row as it is; nothing is generated or judged",
+    GRPO_TYPE: "prompts for `rl: grpo`; no data stage",
+}
+_HEAD = """# Configuration
+
+Generated from the models in `axolotl_safety/config` by `make docs`; do not edit by hand.
+
+Everything stands under `safety:` in an Axolotl YAML, and every key is optional. An unknown key is an error that
+names the one that was meant. Axolotl's own keys are read and not repeated: `base_model`, `tokenizer_config`,
+`revision_of_model`, `trust_remote_code`, `sequence_len`, `sample_packing`, `datasets` (with `path`, `split`, `name`,
+`revision`, `data_files`, `ds_type`, `shards`).
+
+The last column says what a changed value means for what is finished. The journal keeps everything, so that a value that
+comes back finds its old completions.
+
+| word | meaning |
+|---|---|
+| anew | completions are asked anew: it is part of their identity |
+| more | other rows, prompts or candidates may be asked; what is finished and still wanted is kept |
+| verdicts | completions stay; verdicts are asked or read anew, and rows that lose theirs are asked for again |
+| training | what is trained on, or how; scores may be asked, no completion |
+| evaluation | the completions of `axolotl safety-eval` alone |
+| no | nothing |
+"""
+
+
+def keys(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, FieldInfo, type[BaseModel] | None]]:
+    """Every key below a model: its dotted path, its field, and the model that it holds, if any."""
+    for name, field in model.model_fields.items():
+        if name in _NOT_BY_HAND:
+            continue
+        below = _model_in(field.annotation)
+        yield f"{path}{name}", field, below
+        if below is not None:
+            yield from keys(below, f"{path}{name}.")
+
+
+def effect(path: str) -> str:
+    """The word of a key, or of the nearest section above it.
+
+    Raises:
+        KeyError: neither has one; write it into EFFECTS.
+    """
+    place = path
+    while place not in EFFECTS:
+        if "." not in place:
+            raise KeyError(f"{path}: say in EFFECTS of docs/generate.py what a changed value means")
+        place = place.rpartition(".")[0]
+    return EFFECTS[place]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+
+
+def _kind(annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_kind(part) for part in get_args(annotation) if part is not type(None))
+    if origin is tuple:
+        return f"list of {_kind(get_args(annotation)[0])}"
+    return _WORDS[annotation]
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"`[{', '.join(value)}]`" if isinstance(value, tuple) else f"`{value}`"
+
+
+def _row(path: str, field: FieldInfo) -> str:
+    bounds = [f"{sign} {getattr(rule, name)}" for rule in field.metadata for name, sign in _BOUNDS.items()
+              if hasattr(rule, name)]  # fmt: skip
+    kind = ", ".join([_kind(field.annotation), *bounds])
+    name = path.rpartition(".")[2]
+    return f"| `{name}` | {kind} | {_default(field.default)} | {field.description} | {effect(path)} |"
+
+
+def _table(model: type[BaseModel], path: str) -> list[str]:
+    plain = [(name, field) for name, field in model.model_fields.items() if name not in _NOT_BY_HAND]
+    rows = [_row(f"{path}{name}", field) for name, field in plain if _model_in(field.annotation) is None]
+    return ["| key | values | default | what | changes |", "|---|---|---|---|---|", *rows, ""]
+
+
+def _section(model: type[BaseModel], path: str, listed: bool) -> list[str]:
+    said = " ".join((model.__doc__ or "").replace("``", "`").split())
+    lines = [f"## `{path}`", "", f"{said}{' One mapping, or a list of them.' if listed else ''}", ""]
+    return lines + _table(model, f"{path.removeprefix('safety').removeprefix('.')}.".removeprefix("."))
+
+
+def render() -> str:
+    """The whole page."""
+    shown: dict[type[BaseModel], str] = {}
+    lines = [_HEAD, *_section(SafetyConfig, "safety", False)]
+    for path, field, below in keys(SafetyConfig):
+        if below is not None and below in shown:
+            lines += [f"## `safety.{path}`", "", f"The keys of `{shown[below]}`; what is set here counts first.", ""]
+        elif below is not None:
+            shown[below] = f"safety.{path}"
+            lines += _section(below, f"safety.{path}", get_origin(field.annotation) is tuple)
+    lines += ["## A dataset entry", "", "| `type` | what becomes of a row |", "|---|---|"]
+    lines += [f"| `{name}` | {_TYPE_NOTES[name]} |" for name in (*TYPES, GRPO_TYPE)]
+    lines += ["", "Its columns say how it is read; the first line whose columns are all there is taken:", ""]
+    lines += ["| read as | columns |", "|---|---|"]
+    lines += [f"| {one.name} | {', '.join(f'`{column}`' for column in sorted(one.columns))} |" for one in ADAPTERS]
+    lines += [""]
+    lines += ["Its own block, `safety:` in the entry:", "", *_table(DatasetOptions, "datasets.")]
+    lines += ["## Names", "", "| where | names |", "|---|---|"]
+    names = {"safety.dgr.prompt": [*REWRITE_PROMPTS, AUTO], "safety.thinksafe.ladder": [*STEERING_PROMPTS, AUTO],
+             "trl.reward_funcs": REWARDS}  # fmt: skip
+    lines += [f"| `{where}` | {', '.join(f'`{name}`' for name in found)} |" for where, found in names.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8")
+    sys.stdout.write(f"{TARGET}\n")
