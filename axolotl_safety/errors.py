@@ -18,7 +18,11 @@ class ModelError(PlainError, ValueError):
 
 
 class StageError(PlainError, RuntimeError):
-    """The data stage ran and cannot deliver, for instance because no row was accepted."""
+    """The data stage ran and cannot deliver."""
+
+
+class NothingAccepted(StageError):
+    """The data stage ran to its end, every row of a dataset was rejected, and the report says why."""
 
 
 class RowError(ValueError):

@@ -72,6 +72,12 @@ def dataset_hash(rows: Sequence[Row]) -> str:
     return digest.hexdigest()[:24]
 
 
+def _rejected_hash(outcomes: Sequence[Outcome]) -> str:
+    """Names the folder of a dataset without ids: no two sources share it."""
+    parts = [(outcome.source, outcome.row_id, outcome.reason) for outcome in outcomes]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
 def _table(rows: Sequence[Row]) -> Any:
     """A datasets.Dataset with the types that Axolotl's own strategies produce, so that the two can be mixed."""
     from datasets import Dataset, Features, Sequence, Value
@@ -121,17 +127,20 @@ def write_dataset(
         thought_length: tokens of a response that are its thought.
 
     Returns:
-        The hash and the path of ``train/``.
+        The hash and the path of ``train/``, which is not there if every row was rejected; the hash is then that of
+        the rejected rows.
 
     Raises:
         OSError: the disk is full or read-only.
         StageError: what was written does not read back as what was meant.
     """
     rows = [training_row(outcome, kl) for outcome in outcomes if outcome.response_ids and outcome.status != "rejected"]
-    digest = dataset_hash(rows)
+    digest = dataset_hash(rows) if rows else _rejected_hash(outcomes)
     folder = work_dir / "datasets" / digest
     train = folder / "train"
-    if _read_hash(train) != digest:
+    if not rows:
+        make_folder(folder)
+    elif _read_hash(train) != digest:
         _write_train(train, rows, digest)
     _write_rows(folder / "rows.parquet", outcomes, thought_length)
     text = json.dumps({"hash": digest, **manifest}, indent=2, sort_keys=False, ensure_ascii=True)

@@ -8,7 +8,6 @@ and never used.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from . import jsonl
 from .private import make_folder, opener
 
 LOG = logging.getLogger(__name__)
@@ -26,14 +26,12 @@ LOG = logging.getLogger(__name__)
 KINDS = ("completion", "verdict", "score", "failure")
 _FSYNC_SECONDS = 2.0
 _HEAD = re.compile(rb'\{"kind":"([a-z]+)","request_id":"([^"\\]+)"')
-# Made once: json.dumps would build an encoder for every record.
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _TAIL = re.compile(rb',"crc":"([0-9a-f]{8})"\}\Z')
 
 
 def encode_record(kind: str, request_id: str, fields: Mapping[str, Any]) -> bytes:
     """One journal line, newline included."""
-    body = _encode({"kind": kind, "request_id": request_id, **fields}).encode("ascii")[:-1]
+    body = jsonl.dump({"kind": kind, "request_id": request_id, **fields})[:-1]
     return body + b',"crc":"%08x"}\n' % zlib.crc32(body)
 
 
@@ -120,7 +118,7 @@ class Journal:
     def get(self, kind: str, request_id: str) -> dict[str, Any] | None:
         """Read one record back from the disk."""
         place = self._places.get((kind, request_id))
-        return json.loads(os.pread(self._fd, place[1], place[0])) if place else None
+        return jsonl.load(os.pread(self._fd, place[1], place[0])) if place else None
 
     def append(self, kind: str, request_id: str, fields: Mapping[str, Any]) -> None:
         """Write one record. It is with the operating system when this returns, on the disk within two seconds.

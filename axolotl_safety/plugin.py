@@ -39,6 +39,7 @@ class SafetyPlugin(BasePlugin):
 
         from axolotl.utils.dict import DictDefault
 
+        from .errors import NothingAccepted
         from .interrupt import interruptible
         from .prepare import check_writable, our_entries, section
         from .ranks import once
@@ -57,7 +58,11 @@ class SafetyPlugin(BasePlugin):
         check_writable(work_dir)
 
         def work() -> dict[str, Any]:
-            outputs = run_stage(cfg)
+            try:
+                outputs = run_stage(cfg)
+            except NothingAccepted:  # then more than ever
+                try_report(work_dir)
+                raise
             try_report(work_dir)
             return {str(index): output for index, output in outputs.items()}
 

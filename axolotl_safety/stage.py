@@ -18,7 +18,7 @@ from . import methods as at_work
 from .engines.base import Engine, EngineFigures, ModelSpec
 from .engines.choose import start_engine
 from .engines.gpu_memory import require_given_back
-from .errors import ConfigError, StageError
+from .errors import ConfigError, NothingAccepted
 from .funnel import entry_manifest, log_funnel, warn_of_empty_thoughts, warn_without_benign_rows
 from .guards.judge import check_remote
 from .handoff import write_dataset
@@ -71,7 +71,8 @@ def run_stage(
     Raises:
         ConfigError, DataError, ModelError: before any engine starts; also if it cannot fit this machine or takes longer
             than ``safety.max_hours``.
-        StageError: nothing was accepted, an engine is needed and not allowed, or it left GPU memory taken.
+        NothingAccepted: of one of the datasets; rows, manifests and what the report reads are written.
+        StageError: an engine is needed and not allowed, or it left GPU memory taken.
     """
     started = time.monotonic()
     prepared = prepare(cfg)
@@ -154,18 +155,14 @@ def _deliver(
 ) -> dict[int, dict[str, Any]]:
     work_dir, kl = prepared.work_dir, prepared.safety.kl is not None
     common = provenance(prepared, probed, figures)
-    outputs = {}
+    outputs, nothing = {}, []
     for entry in prepared.entries:
         rows = outcomes[entry.index]
         manifest = entry_manifest(entry.method, entry.source, entry.adapter, rows, queue, figures, started) | common
         log_funnel(entry.source.name, entry.method, manifest)
         trained = manifest["funnel"]["trained"]
         if not trained:
-            raise StageError(
-                f"{entry.source.name!r}: no row was accepted, so there is nothing to train on. Reasons: "
-                f"{manifest['reasons']}. Look at the completions in {work_dir / 'journal'}; try another prompt, "
-                "more attempts or a longer max_new_tokens."
-            )
+            nothing.append(f"{entry.source.name!r}: no row was accepted. Reasons: {manifest['reasons']}.")
         digest, train = write_dataset(work_dir, rows, manifest, kl, prepared.tokens.thought_length)
         LOG.info("%s: %d rows in %s", entry.source.name, trained, train)
         outputs[entry.index] = {"hash": digest, "train": str(train), "rows": trained}
@@ -174,4 +171,9 @@ def _deliver(
     warn_of_empty_thoughts([row for rows in outcomes.values() for row in rows])
     latest = {index: output["hash"] for index, output in outputs.items()}
     write_atomically(work_dir / LATEST, json.dumps(latest).encode() + b"\n")
+    if nothing:
+        raise NothingAccepted(
+            f"{' '.join(nothing)} There is nothing to train on. Look at the samples in {work_dir / 'report.html'}; try "
+            "another prompt, more attempts or a longer max_new_tokens, or take the dataset out of the YAML."
+        )
     return outputs

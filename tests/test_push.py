@@ -146,10 +146,14 @@ def test_the_command_rebuilds_report_and_folder_and_generates_nothing(tmp_path, 
     start, engines = scripted(model, "qwen3")
     run_stage(load_cfg(str(path)), make_engine=start)
     assert len(engines) == 1
+    training_log = tmp_path / "model" / "debug.log"
+    assert training_log.parent == Path(load_cfg(str(path)).output_dir)
+    training_log.write_text("the training's own\n")
     report, folder = tmp_path / "out.html", tmp_path / "card"
     done = CliRunner().invoke(main, [str(path), "--out", str(report), "--no-text", "--card-only", str(folder)])
     assert done.exit_code == 0, done.output
     assert "jinx" not in report.read_text() and (folder / "README.md").is_file()
     first = CliRunner().invoke(main, [str(path)])
+    assert training_log.read_text().startswith("the training's own\n")  # Axolotl's load_cfg would empty it
     assert first.exit_code == 0 and "jinx" in (tmp_path / "safety" / "report.html").read_text()
     assert CliRunner().invoke(main, [str(path), "--public"]).exit_code == 2

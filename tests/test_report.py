@@ -11,9 +11,10 @@ import browser
 import pytest
 import tiny
 from report_tools import HOSTILE, Elements, hostile_stage, made_up_folder
-from stage_helpers import config, rows_of, scripted
+from stage_helpers import config, rows_of, scripted, scripted_by_prompt
 
-from axolotl_safety.errors import StageError
+from axolotl_safety.errors import NothingAccepted, StageError
+from axolotl_safety.plugin import SafetyPlugin
 from axolotl_safety.report.figures import histogram
 from axolotl_safety.report.page import LIMIT_BYTES, try_report, write_report
 from axolotl_safety.report.samples import embed
@@ -152,6 +153,27 @@ def test_a_report_that_cannot_be_written_costs_a_warning_and_no_more(tmp_path, c
     assert try_report(tmp_path) is None and "axolotl safety-report" in caplog.text
     with pytest.raises(StageError, match="axolotl preprocess"):
         write_report(tmp_path)
+
+
+def test_when_nothing_was_accepted_the_report_shows_why(tmp_path, models, monkeypatch):
+    model = models("qwen3")
+    two = [
+        {"path": str(tiny.write_rows(tmp_path / f"{name}.jsonl", rows)), "type": "axolotl_safety.dgr"}
+        for name, rows in (("first", tiny.direct_refusal_rows(3)), ("second", tiny.direct_refusal_rows(7)[3:]))
+    ]
+    cfg = config(tmp_path, model, [], top={"datasets": two})
+    start = scripted_by_prompt(model, lambda shown, request: "<think>\nwell\n</think>\n\nSure, rub it with a cloth.")
+    monkeypatch.setattr("axolotl_safety.stage.run_stage", lambda cfg: run_stage(cfg, make_engine=start))
+    with pytest.raises(NothingAccepted, match=r"first.jsonl.*not_refused.*second.jsonl.*report.html"):
+        SafetyPlugin().load_datasets(cfg)
+    report = tmp_path / "work" / "report.html"
+    page = Elements(report.read_text())
+    assert page.data["total"] == 7 and {row["reason"] for row in page.data["rows"]} == {"not_refused"}
+    assert not list((tmp_path / "work" / "datasets").glob("*/train"))
+    report.unlink()
+    with pytest.raises(NothingAccepted):  # and again, from the journals alone
+        run_stage(cfg, allow_engine=False)
+    assert len(Elements(write_report(tmp_path / "work").read_text()).data["rows"]) == 7
 
 
 def test_a_histogram_counts_every_value_once():

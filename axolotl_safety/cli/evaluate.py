@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -28,12 +27,13 @@ def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
     from ..evaluate.evaluation import evaluate
     from ..evaluate.report import show
     from ..interrupt import interruptible
+    from ..load_yaml import final_config
     from ..prepare import check_writable, section
     from ..ranks import exclusive
 
     again = " ".join(["axolotl safety-eval", config, *(f"--model {one}" for one in models)])
     try:
-        cfg = load_config(config)
+        cfg = final_config(Path(config))
         work_dir = Path(section(cfg).work_dir)
         check_writable(work_dir)
         with interruptible(again), exclusive(work_dir):
@@ -49,32 +49,6 @@ def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
         click.echo(text)
     else:
         Path(json_file).write_text(text + "\n", encoding="utf-8")
-
-
-def load_config(path: str) -> Any:
-    """The final Axolotl config of a YAML.
-
-    Axolotl's own ``load_cfg`` would empty ``debug.log`` in ``output_dir``, which is the training's.
-
-    Raises:
-        ConfigError: the YAML does not list the plugin.
-    """
-    import yaml
-    from axolotl.cli.config import gpu_capabilities, plugin_set_cfg, prepare_plugins, validate_config
-    from axolotl.utils.config import normalize_config
-    from axolotl.utils.dict import DictDefault
-
-    from ..serve import require_plugin
-
-    cfg = DictDefault(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-    cfg.axolotl_config_path = path
-    prepare_plugins(cfg)
-    require_plugin("safety-eval")
-    capabilities, env_capabilities = gpu_capabilities()
-    cfg = validate_config(cfg, capabilities=capabilities, env_capabilities=env_capabilities)
-    normalize_config(cfg)
-    plugin_set_cfg(cfg)
-    return cfg
 
 
 if __name__ == "__main__":

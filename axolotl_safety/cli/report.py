@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,13 @@ def _deliver(
 
 def _walk(config: Path) -> Path:
     """Walk the stage's road again without an engine, so that the dataset folders say what the journals say."""
-    from axolotl.cli.config import load_cfg
-
-    from ..errors import ConfigError
+    from ..errors import ConfigError, NothingAccepted
+    from ..load_yaml import final_config
     from ..prepare import our_entries, section
     from ..ranks import exclusive
     from ..stage import run_stage
 
-    cfg: Any = load_cfg(str(config))
+    cfg: Any = final_config(config)
     if cfg.rl or not our_entries(cfg):
         raise ConfigError(
             f"{config}: no data stage belongs to this YAML"
@@ -70,6 +70,6 @@ def _walk(config: Path) -> Path:
     work_dir = Path(section(cfg).work_dir)
     if not work_dir.is_dir():
         raise ConfigError(f"{work_dir} is not there: run `axolotl preprocess {config}` first.")
-    with exclusive(work_dir):
+    with exclusive(work_dir), suppress(NothingAccepted):  # which the report then shows
         run_stage(cfg, allow_engine=False)
     return work_dir

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import selectors
@@ -15,6 +14,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+from axolotl_safety import jsonl
 from axolotl_safety.engines import footprint
 from axolotl_safety.engines.errors import EngineError
 from axolotl_safety.engines.wire import encode
@@ -104,7 +104,7 @@ class Child:
         if not self._incoming:
             return []
         *lines, self._incoming = self._incoming.split(b"\n")
-        return [json.loads(line) for line in lines if line]
+        return [jsonl.load(line) for line in lines if line]
 
     def flush(self) -> None:
         """Writes as much of what is queued as the pipe takes; the rest goes when it has room again."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from axolotl_safety import jsonl
 from axolotl_safety.engines.base import Completion, Failure, Request, Result, Score, ScoreRequest
-
-# Made once: json.dumps would build an encoder for every message.
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def encode(message: dict[str, Any]) -> bytes:
     """One message as a line of bytes."""
-    return _encode(message).encode() + b"\n"
+    return jsonl.dump(message) + b"\n"
 
 
 def request_message(number: int, request: Request | ScoreRequest) -> dict[str, Any]:

@@ -21,28 +21,11 @@ def load_config(path: Path, place: Place) -> Any:
     Raises:
         ConfigError: the YAML is not valid, or has no data stage.
     """
-    import yaml
-    from axolotl.cli.config import gpu_capabilities, prepare_plugins
-    from axolotl.utils.config import validate_config
-    from axolotl.utils.dict import DictDefault
+    from ..load_yaml import validated_config
 
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be read as YAML: {error}") from error
-    if not isinstance(raw, dict) or "axolotl_safety.SafetyPlugin" not in (raw.get("plugins") or []):
-        raise ConfigError(f"{str(path)!r} does not list the plugin. Add\nplugins:\n  - axolotl_safety.SafetyPlugin")
-    cfg = DictDefault(raw)
-    cfg.axolotl_config_path = str(path)
-    prepare_plugins(cfg)
-    capabilities, environment = gpu_capabilities()
-    if place.card is not None and place.elsewhere:
-        capabilities = capabilities_of(place.card, len(place.cards))
+    elsewhere = capabilities_of(place.card, len(place.cards)) if place.card is not None and place.elsewhere else None
     logging.getLogger("axolotl_safety").setLevel(logging.WARNING)
-    try:
-        cfg = validate_config(cfg, capabilities=capabilities, env_capabilities=environment)
-    except ValueError as error:  # pydantic's too
-        raise ConfigError(f"Axolotl does not accept {str(path)!r}: {error}") from error
+    cfg = validated_config(path, elsewhere)
     if cfg.rl:
         raise ConfigError(f"rl: {cfg.rl} has no data stage, so there is nothing to plan; train with it as it is.")
     if not our_entries(cfg):

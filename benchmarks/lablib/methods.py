@@ -63,7 +63,9 @@ METHODS: dict[str, Method] = {
     "dgr": Method("lab_dgr", 1e-3, 100),
     "dgr_harmful_only": Method("lab_dgr", 7e-4, 60, benign=False),
     "dgr_long": Method("lab_dgr", 1e-3, 100, NEARER),
-    "dgr_10": Method("lab_dgr", 1e-3, 60, FAR, rows=10),
+    "dgr_10": Method("lab_dgr", 1e-3, 100, FAR, rows=10),
+    "dgr_30": Method("lab_dgr", 1e-3, 100, FAR, rows=30),
+    "dgr_100": Method("lab_dgr", 1e-3, 100, FAR, rows=100),
     "dgr_fb25": Method("lab_dgr", 1e-3, 100, original=25),
     "dgr_fb50": Method("lab_dgr", 1e-3, 100, original=50),
     "dgr_fb75": Method("lab_dgr", 1e-3, 100, original=75),
@@ -71,7 +73,9 @@ METHODS: dict[str, Method] = {
     "thinksafe": Method("lab_thinksafe", 7e-4, 100),
     "thinksafe_harmful_only": Method("lab_thinksafe", 7e-4, 60, benign=False),
     "thinksafe_kl": Method("lab_thinksafe_kl", 7e-4, 100),
-    "thinksafe_10": Method("lab_thinksafe", 1e-3, 60, MIXED, rows=10),
+    "thinksafe_10": Method("lab_thinksafe", 1e-3, 100, MIXED, rows=10),
+    "thinksafe_30": Method("lab_thinksafe", 1e-3, 100, MIXED, rows=30),
+    "thinksafe_100": Method("lab_thinksafe", 1e-3, 100, MIXED, rows=100),
     "grpo": Method("lab_grpo", 2e-3, 100),
 }
 GRADED = ("dgr", "dgr_fb25", "dgr_fb50", "dgr_fb75", "dgr_fb100")  # one setting, only the rows differ

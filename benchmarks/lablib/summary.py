@@ -8,6 +8,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from axolotl_safety.evaluate.statistics import mean_over_seeds
+
 RATES = ("refusal_seen", "refusal_unseen", "over_refusal", "reasoning")
 _SETS = {"harmful_seen": RATES[0], "harmful_unseen": RATES[1], "benign": RATES[2], "math": RATES[3]}
 MILESTONES = {"equal": "tax_at_equal_refusal", "usable": "tax_at_usable"}  # see figures.Milestones
@@ -16,20 +20,14 @@ DRAWS = 2000
 Row = dict[str, Any]
 
 
-def interval(lost_by_seed: Sequence[Sequence[int]], draws: int = DRAWS) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean loss in points: seeds and items are both drawn again.
+def interval(lost_by_seed: Sequence[Sequence[int]]) -> tuple[float, float]:
+    """95 % interval of the mean loss in points, seeds and items both being samples of what could have been drawn.
 
     Args:
         lost_by_seed: per seed and item 1 (lost), 0 or -1 (gained); the item's place means the same in each.
-        draws: bootstrap samples.
     """
-    rng = random.Random(0)
-    means = []
-    for _ in range(draws):
-        seeds = rng.choices(lost_by_seed, k=len(lost_by_seed))
-        places = rng.choices(range(len(lost_by_seed[0])), k=len(lost_by_seed[0]))
-        means.append(100 * sum(lost[place] for lost in seeds for place in places) / (len(seeds) * len(places)))
-    return _ends(means)
+    found = mean_over_seeds(np.array(lost_by_seed))
+    return 100 * found.low, 100 * found.high
 
 
 def _ends(values: list[float]) -> tuple[float, float]:
