@@ -139,7 +139,7 @@ def write_dataset(
     folder = work_dir / "datasets" / digest
     train = folder / "train"
     if not rows:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder)
     elif _read_hash(train) != digest:
         _write_train(train, rows, digest)
     _write_rows(folder / "rows.parquet", outcomes, thought_length)
