@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import StageError
-from .journal import write_atomically
-from .private import make_folder, opener, take_back
+from .journal import replacing, write_atomically
+from .private import make_folder, take_back
 from .rows import Outcome
 
 IGNORE = -100
@@ -173,7 +173,6 @@ def _printable(text: str) -> str:
 
 
 def _write_rows(path: Path, outcomes: Sequence[Outcome], thought_length: Callable[[tuple[int, ...]], int]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     records = [
         {
             "row_id": outcome.row_id,
@@ -208,9 +207,5 @@ def _write_rows(path: Path, outcomes: Sequence[Outcome], thought_length: Callabl
         }
         for outcome in outcomes
     ]
-    try:
-        with open(part, "wb", opener=opener) as file:
-            pq.write_table(pa.Table.from_pylist(records, schema=_ROW_SCHEMA), file)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as file:
+        pq.write_table(pa.Table.from_pylist(records, schema=_ROW_SCHEMA), file)

@@ -15,9 +15,10 @@ import re
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from . import jsonl
 from .private import make_folder, opener
@@ -163,8 +164,11 @@ class Journal:
         self.close()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file as a whole, for its owner alone: a reader sees the old or the new one, never a part.
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file for its owner alone that takes another's place when it is written to its end.
+
+    A reader sees the old or the new one, never a part, and not even a power cut leaves an empty one.
 
     Raises:
         OSError: the disk is full or read-only; the old file is untouched and no part-file stays behind.
@@ -173,7 +177,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb", opener=opener) as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -185,3 +189,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file as a whole, as ``replacing`` does.
+
+    Raises:
+        OSError: the disk is full or read-only; the old file is untouched and no part-file stays behind.
+    """
+    with replacing(path) as file:
+        file.write(data)

@@ -10,6 +10,7 @@ from .examples import Example
 Status = Literal["accepted", "fallback", "rejected"]
 Expect = Literal["refuse", "answer", "any"]
 LATEST = "datasets/latest.json"  # in work_dir: which hashes the last finished stage wrote
+REPORT = "report.html"  # in work_dir
 Key = tuple[int, str]  # dataset entry and row id: the same row may stand in two entries
 
 

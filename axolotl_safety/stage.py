@@ -27,7 +27,7 @@ from .plan.gate import check_plan
 from .prepare import Prepared, prepare, section
 from .prompts import prompts_in_use
 from .queue import WorkQueue
-from .rows import LATEST, Outcome
+from .rows import LATEST, REPORT, Outcome
 from .runs import record_run
 
 LOG = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ def _deliver(
     write_atomically(work_dir / LATEST, json.dumps(latest).encode() + b"\n")
     if nothing:
         raise NothingAccepted(
-            f"{' '.join(nothing)} There is nothing to train on. Look at the samples in {work_dir / 'report.html'}; try "
+            f"{' '.join(nothing)} There is nothing to train on. Look at the samples in {work_dir / REPORT}; try "
             "another prompt, more attempts or a longer max_new_tokens, or take the dataset out of the YAML."
         )
     return outputs

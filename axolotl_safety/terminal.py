@@ -23,6 +23,13 @@ def _spelt(letter: str) -> str:
     return letter.encode("unicode_escape").decode("ascii")
 
 
+def escape(text: str) -> str:
+    """Text from files as rich may show it: neither markup nor anything that a terminal obeys."""
+    from rich.markup import escape as escape_markup  # not at import: a Ray node has this file and no rich
+
+    return escape_markup(visible(text))
+
+
 class PlainError(Exception):
     """An error whose message may quote what a stranger wrote: a column's name, a server's reply, the end of a log."""
 

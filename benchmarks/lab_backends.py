@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,12 +29,22 @@ from typing import Any
 import click
 import yaml
 
+from axolotl_safety.cli.demo import OFFLINE
+
 ROOT = Path(__file__).resolve().parents[1]
 BOUND = 5.0  # points
-QUIET = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+_START_SECONDS = 300
 SERVER = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 SERVER["TORCHDYNAMO_DISABLE"] = "1"  # nothing is compiled: these machines may have no compiler
 LENGTH = "2048"  # the lab model's window in tokens
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{url}/models", timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -55,22 +64,15 @@ def vllm_server(python: Path, log: Path) -> Iterator[str]:
     command += ["--max-model-len", LENGTH, "--max-num-batched-tokens", LENGTH]
     with open(log, "wb") as out:
         server = subprocess.Popen(
-            command, env=os.environ | QUIET | SERVER, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command, env=os.environ | OFFLINE | SERVER, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
     url = f"http://127.0.0.1:{port}/v1"
     try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{url}/models", timeout=2).close()
-                break
-            except (urllib.error.URLError, OSError):
-                if server.poll() is not None:
-                    break
-                time.sleep(1)
-        else:
-            server.kill()
-        if server.poll() is not None:
-            raise click.ClickException(f"the vLLM server did not come up:\n{log.read_text(errors='replace')[-2000:]}")
+        deadline = time.monotonic() + _START_SECONDS
+        while not _answers(url):
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise click.ClickException("the vLLM server did not come up")
+            time.sleep(1)
         yield url
     finally:
         if server.poll() is None:
@@ -95,7 +97,7 @@ def preprocess(recipe: str, backend: str, engine: dict[str, Any], folder: Path) 
     log, started = folder / "log.txt", time.monotonic()
     command = [str(Path(sys.executable).with_name("axolotl")), "preprocess", str(folder / "config.yml")]
     with open(log, "wb") as out:
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | QUIET, stdout=out, stderr=subprocess.STDOUT)
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | OFFLINE, stdout=out, stderr=subprocess.STDOUT)
     if done.returncode:
         end = log.read_text(errors="replace")[-3000:]
         raise click.ClickException(f"{recipe} on {backend}: exit code {done.returncode}\n{end}")

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from axolotl_safety.cli.demo import OFFLINE
+
 ROOT = Path(__file__).parents[1]
 
 # What any real YAML needs on a machine without a GPU, and a run of a few steps.
@@ -29,14 +31,7 @@ CPU_KEYS: dict[str, Any] = {
     "dataset_num_proc": 1,
 }
 
-_OFFLINE = {
-    "AXOLOTL_DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_NUM_THREADS": "1",
-}
+_OFFLINE = OFFLINE | {"OMP_NUM_THREADS": "1"}
 
 
 def training_yaml(model: Path, rows: Path, out: Path, **changes: Any) -> dict[str, Any]:

@@ -8,15 +8,10 @@ from pathlib import Path
 import pytest
 import tiny
 
+from axolotl_safety.cli.demo import OFFLINE
+
 # Before anything imports Axolotl or transformers: tests never touch a hub and send nothing anywhere.
-for name, value in {
-    "AXOLOTL_DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}.items():
-    os.environ[name] = value
+os.environ.update(OFFLINE)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import click
 
 from . import version_option
 
-_OFFLINE = {
+OFFLINE = {
     "AXOLOTL_DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -45,7 +45,7 @@ def main(out: Path, only_copy: bool) -> None:
         click.echo(f"next: cd {out} && axolotl train yaml/lab_dgr.yml")
         return
     # From another folder than the repository the installed package is the one that runs.
-    done = subprocess.run([sys.executable, str(out / DEMO)], cwd=out, env=_OFFLINE | os.environ, check=False)
+    done = subprocess.run([sys.executable, str(out / DEMO)], cwd=out, env=OFFLINE | os.environ, check=False)
     sys.exit(done.returncode)
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..terminal import visible
+from ..terminal import escape, visible
 
 _HEADINGS = {"harm": "Harm", "over_refusal": "Over-refusal", "reasoning": "Reasoning"}
 
@@ -24,7 +24,6 @@ def show(results: Mapping[str, Any]) -> None:
 
 
 def _table(results: Mapping[str, Any], axis: str, heading: str) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"{heading}: percent with 95 % interval")
@@ -37,16 +36,16 @@ def _table(results: Mapping[str, Any], axis: str, heading: str) -> Any:
             continue
         gap = gaps.get((figure["set"], axis, figure["metric"], figure["model"]))
         table.add_row(
-            escape(visible(figure["set"])),
+            escape(figure["set"]),
             figure["metric"],
-            escape(visible(figure["model"])),
+            escape(figure["model"]),
             _with_interval(figure["value"], figure["interval"]),
             _with_interval(gap["difference"], gap["interval"], signed=True) if gap else "",
             f"{gap['p_value']:.2g}" if gap else "",
             str(figure["n"]) + (f" x {figure['samples']}" if figure["samples"] > 1 else ""),
             _short(figure["truncation_rate"]),
             _short(figure["unclosed_rate"]),
-            escape(visible(figure["judge"]))
+            escape(figure["judge"])
             + (" (heuristic)" if figure["heuristic"] and "heuristic" not in figure["judge"] else ""),
         )
     return table

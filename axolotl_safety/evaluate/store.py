@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..journal import write_atomically
-from ..private import make_folder, opener
+from ..journal import replacing, write_atomically
+from ..private import make_folder
 from .runner import Response
 
 FOLDER = "evaluations"
@@ -67,10 +66,5 @@ def _write_items(path: Path, responses: Sequence[Response], overlap: Mapping[tup
             name: row[name].encode("utf-8", "backslashreplace").decode() for name in ("prompt", "thought", "answer")
         }
         rows.append(row)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb", opener=opener) as file:
-            pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)

@@ -5,20 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from rich import markup
 from rich.console import Console
 from rich.table import Table
 
-from ..terminal import visible
+from ..terminal import escape
 from .findings import gigabytes
 from .plan import Plan
 
 _WORTH_A_LINE = 0.5  # requests expected
-
-
-def escape(text: str) -> str:
-    """Text from files as it may stand in a table: neither markup nor anything that a terminal obeys."""
-    return markup.escape(visible(text))
 
 
 def summary(plan: Plan) -> list[str]:

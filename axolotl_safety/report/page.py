@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from markupsafe import Markup, escape
 from .. import __version__
 from ..errors import StageError
 from ..journal import write_atomically
+from ..rows import REPORT
 from .figures import Histogram, completion_funnel, histogram, quantiles, row_funnel, shift_lines
 from .provenance import blocks, headline, notes
 from .reading import Entry, Stage, read_stage
@@ -23,7 +23,6 @@ from .samples import choose_samples, embed
 
 LOG = logging.getLogger(__name__)
 LIMIT_BYTES = 5_000_000
-REPORT = "report.html"  # in work_dir
 _SAMPLE_BYTES = 4_400_000
 _CATEGORIES = 20
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -45,7 +44,6 @@ def write_report(work_dir: Path, path: Path | None = None, texts: bool = True) -
     page = render(stage, texts)
     path = path or work_dir / REPORT
     write_atomically(path, page)
-    os.chmod(path, 0o600)  # it holds what the journals hold
     return path
 
 

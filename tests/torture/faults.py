@@ -159,13 +159,13 @@ class _HalfFile:
 
 
 def _watched_parquet(watch: Watch, work: Callable[..., Any]) -> Callable[..., Any]:
-    def write_table(table: Any, path: Any, *arguments: Any, **named: Any) -> Any:
+    def write_table(table: Any, file: Any, *arguments: Any, **named: Any) -> Any:
         def half() -> None:
-            work(table, path, *arguments, **named)
-            os.truncate(path, os.path.getsize(path) // 2)
+            work(table, file, *arguments, **named)
+            file.truncate(file.tell() // 2)
 
         watch.instant("half a parquet", half)
-        return work(table, path, *arguments, **named)
+        return work(table, file, *arguments, **named)
 
     return write_table
 

@@ -77,9 +77,9 @@ def _parquet(number: int) -> None:
 
     real = parquet.write_table
 
-    def write_table(table: Any, path: Any, *arguments: Any, **named: Any) -> None:
-        real(table, path, *arguments, **named)
-        os.truncate(path, os.path.getsize(path) // 2)
+    def write_table(table: Any, file: Any, *arguments: Any, **named: Any) -> None:
+        real(table, file, *arguments, **named)
+        file.truncate(file.tell() // 2)
         raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
 
     parquet.write_table = write_table

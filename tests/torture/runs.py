@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from axolotl_safety.cli.demo import OFFLINE
+
 from .scenario import Scenario
 
 ROOT = Path(__file__).parents[2]
-_OFFLINE = ("AXOLOTL_DO_NOT_TRACK", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 PATIENCE_SECONDS = 120.0
 
 
@@ -101,9 +102,7 @@ class Runs:
         self._scenario = scenario
         self._count = 0
         paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-        environ = (
-            os.environ | dict.fromkeys(_OFFLINE, "1") | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        )
+        environ = os.environ | OFFLINE | {"OMP_NUM_THREADS": "1"}
         self._log = open(scenario.folder / "runner.log", "wb")
         self._server = subprocess.Popen(
             [sys.executable, "-m", "torture.runner", str(scenario.folder)],
