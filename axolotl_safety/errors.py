@@ -52,6 +52,6 @@ def writing_in(work_dir: Path) -> Iterator[None]:
         if error.errno not in _DISK:
             raise
         raise StageError(
-            f"the data stage cannot write in {work_dir}: {error}. Make room there, or see to it that this user may "
+            f"cannot write in {work_dir}: {error}. Make room there, or see to it that this user may "
             "write, and run the same command again: finished work is kept."
         ) from error

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .atomic import part_of, replacing, write_atomically
 from .errors import StageError
-from .journal import replacing, write_atomically
 from .private import make_folder, take_back
 from .rows import Outcome
 
@@ -150,7 +150,7 @@ def write_dataset(
 
 def _write_train(train: Path, rows: Sequence[Row], digest: str) -> None:
     make_folder(train.parent)
-    part = train.with_name(f".train.{os.getpid()}.part")
+    part = part_of(train)
     shutil.rmtree(part, ignore_errors=True)
     try:
         table = _table(rows)

@@ -15,13 +15,12 @@ import re
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from . import jsonl
-from .private import make_folder, opener
+from .private import make_folder
 
 LOG = logging.getLogger(__name__)
 
@@ -162,40 +161,3 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         self.close()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file for its owner alone that takes another's place when it is written to its end.
-
-    A reader sees the old or the new one, never a part, and not even a power cut leaves an empty one.
-
-    Raises:
-        OSError: the disk is full or read-only; the old file is untouched and no part-file stays behind.
-    """
-    make_folder(path.parent)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb", opener=opener) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file as a whole, as ``replacing`` does.
-
-    Raises:
-        OSError: the disk is full or read-only; the old file is untouched and no part-file stays behind.
-    """
-    with replacing(path) as file:
-        file.write(data)

@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
+from .atomic import remove_left_parts, write_atomically
 from .errors import StageError
-from .journal import write_atomically
 
 LOG = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ def exclusive(work_dir: Path) -> Iterator[None]:
                 LOG.warning("another run is using %s; waiting until it is done", work_dir)
                 said = True
     try:
+        remove_left_parts(work_dir)
         yield
     finally:
         lock.release()

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from . import methods as at_work
+from .atomic import write_atomically
 from .engines.base import Engine, EngineFigures, ModelSpec
 from .engines.choose import start_engine
 from .engines.gpu_memory import require_given_back
@@ -22,7 +23,6 @@ from .errors import ConfigError, NothingAccepted, writing_in
 from .funnel import entry_manifest, log_funnel, warn_of_empty_thoughts, warn_without_benign_rows
 from .guards.judge import check_remote
 from .handoff import write_dataset
-from .journal import write_atomically
 from .plan.gate import check_plan
 from .prepare import Prepared, prepare, section
 from .prompts import prompts_in_use
@@ -172,7 +172,7 @@ def _deliver(
         if not trained:
             nothing.append(f"{entry.source.name!r}: no row was accepted. Reasons: {manifest['reasons']}.")
         digest, train = write_dataset(work_dir, rows, manifest, kl, prepared.tokens.thought_length)
-        LOG.info("%s: %d rows in %s", entry.source.name, trained, train)
+        LOG.info("%s: %d rows in %s", entry.source.name, trained, train if trained else train.parent)
         outputs[entry.index] = {"hash": digest, "train": str(train), "rows": trained}
     kept = [row.label for rows in outcomes.values() for row in rows if row.status != "rejected"]
     warn_without_benign_rows({entry.method for entry in prepared.entries}, set(kept), kl)

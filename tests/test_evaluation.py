@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ import tiny
 from pydantic import ValidationError
 
 from axolotl_safety.config.evaluation import AXES, EvalConfig, EvalSetConfig
-from axolotl_safety.errors import ConfigError, DataError
+from axolotl_safety.errors import ConfigError, DataError, StageError
 from axolotl_safety.evaluate import after_training, lm_eval_task
 from axolotl_safety.evaluate.evaluation import evaluate
 from axolotl_safety.evaluate.items import read_rows
@@ -126,6 +128,23 @@ def test_a_rerun_asks_nothing_and_writes_the_same_bytes(run):
     assert files == {path: path.read_bytes() for path in again.folder.iterdir()}
     other, engines = run(max_items=10)
     assert engines == [] and other.folder != first.folder and {one["n"] for one in other.results["sets"]} == {10}
+
+
+@pytest.mark.parametrize("work", ["pwrite", "replace"])
+def test_a_full_disk_ends_with_the_place_and_the_way_out(run, monkeypatch, work):
+    real, seen = getattr(os, work), []
+
+    def full(*arguments):
+        seen.append(arguments)
+        if work == "replace" or len(seen) > 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(StageError, match="cannot write in .*Make room"):
+        patched.setattr(os, work, full)
+        run()
+    done, engines = run()
+    assert done.results["figures"] and (work == "pwrite" or not engines), "what was finished is asked again"
 
 
 def test_a_trained_further_adapter_is_asked_again_and_the_base_is_not(run, tmp_path, models):

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axolotl_safety.journal import Journal, encode_record, read_head, write_atomically
+from axolotl_safety.atomic import write_atomically
+from axolotl_safety.journal import Journal, encode_record, read_head
 
 
 def fill(path, count=6):

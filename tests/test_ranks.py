@@ -9,7 +9,7 @@ import sys
 import textwrap
 import time
 
-from axolotl_safety.ranks import launch_key
+from axolotl_safety.ranks import exclusive, launch_key
 
 RANK = textwrap.dedent(
     """
@@ -86,3 +86,18 @@ def test_launches_and_configurations_are_told_apart():
     environ = {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
     assert launch_key(environ, "x") == launch_key(environ, "x") != launch_key(environ, "y")
     assert launch_key(environ, "x") != launch_key(environ | {"TORCHELASTIC_RUN_ID": "b"}, "x")
+
+
+def test_what_killed_runs_were_writing_is_removed_once_it_is_old(tmp_path):
+    folder = tmp_path / "datasets" / "abc"
+    (folder / ".train.1.part").mkdir(parents=True)
+    (folder / ".train.1.part" / "data.arrow").write_bytes(b"half")
+    old, young = folder / ".rows.parquet.1.part", folder / ".rows.parquet.2.part"
+    kept = folder / "rows.parquet"
+    for path in (old, young, kept):
+        path.write_bytes(b"half")
+    long_ago = time.time() - 7200
+    for path in (folder / ".train.1.part", old, kept):
+        os.utime(path, (long_ago, long_ago))
+    with exclusive(tmp_path):
+        assert sorted(path.name for path in folder.iterdir()) == [young.name, kept.name]

@@ -15,7 +15,7 @@ from ..config import SafetyConfig
 from ..config.evaluation import AXES, EvalConfig
 from ..engines.base import Engine, Sampling
 from ..engines.choose import choose_backend, start_engine
-from ..errors import ConfigError
+from ..errors import ConfigError, writing_in
 from ..funnel import versions
 from ..guards.judge import Guard, ModelGuard, load_guards
 from ..prepare import check_writable, section, target_fingerprint
@@ -52,6 +52,7 @@ def evaluate(cfg: Any, folders: tuple[str, ...] = (), make_engine: Callable[...,
 
     Raises:
         ConfigError, DataError, ModelError: before any engine starts.
+        StageError: the disk does not take what is written.
     """
     safety = section(cfg)
     settings = safety.eval
@@ -61,6 +62,14 @@ def evaluate(cfg: Any, folders: tuple[str, ...] = (), make_engine: Callable[...,
         )
     work_dir = Path(safety.work_dir)
     check_writable(work_dir)
+    with writing_in(work_dir):
+        return _evaluate(cfg, safety, settings, folders, make_engine)
+
+
+def _evaluate(
+    cfg: Any, safety: SafetyConfig, settings: EvalConfig, folders: tuple[str, ...], make_engine: Callable[..., Engine]
+) -> Evaluated:
+    work_dir = Path(safety.work_dir)
     backend = choose_backend(safety.engine)
     models = contestants(cfg, safety, folders, backend)
     base = models[0].files

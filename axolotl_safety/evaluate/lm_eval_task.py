@@ -21,11 +21,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..atomic import write_atomically
 from ..config import SafetyConfig
 from ..engines.base import Sampling
 from ..engines.environment import child_environment
 from ..errors import ConfigError, StageError
-from ..journal import write_atomically
 from ..private import make_folder, opener
 from ..queue import content_id
 from ..reasoning import TargetTokenizer

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..journal import replacing, write_atomically
+from ..atomic import replacing, write_atomically
 from ..private import make_folder
 from .runner import Response
 

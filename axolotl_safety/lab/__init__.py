@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..atomic import write_atomically
 from ..errors import ConfigError
-from ..journal import write_atomically
 
 ROOT = Path(__file__).parent
 DEMO = Path("examples/lab/demo.py")

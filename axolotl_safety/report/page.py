@@ -13,8 +13,8 @@ import jinja2
 from markupsafe import Markup, escape
 
 from .. import __version__
+from ..atomic import write_atomically
 from ..errors import StageError
-from ..journal import write_atomically
 from ..rows import REPORT
 from .figures import Histogram, completion_funnel, histogram, quantiles, row_funnel, shift_lines
 from .provenance import blocks, headline, notes
