@@ -21,7 +21,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install test test-vllm test-wheel torture bench-engine demo docs lint format clean
+.PHONY: install test test-vllm test-wheel torture audit bench-engine demo docs lint format clean
 
 install: $(STAMP)
 
@@ -62,6 +62,14 @@ torture: install
 # The wheel in an environment of its own, and a QLoRA YAML changed by two lines; takes minutes and the package index.
 test-wheel:
 	$(PYTHON) tests/stranger.py
+
+# Every pinned dependency against the advisories of the day (needs the network; nothing is installed for it but the tool).
+# What the advisories do not know fails too.
+AUDIT := .venv-audit
+audit:
+	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install -q pip-audit; }
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+	$(AUDIT)/bin/pip-audit --strict --require-hashes --disable-pip -r tests/with_vllm/requirements.txt
 
 bench-engine: install $(VLLM_STAMP)
 	$(BIN)/python benchmarks/engine_overhead.py --vllm-python $(VLLM)/bin/python
