@@ -50,7 +50,7 @@ $(VLLM_STAMP): tests/with_vllm/requirements.txt | $(STAMP)
 test: install $(WITH_VLLM)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(USE_VLLM) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(USE_VLLM) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-vllm: install $(VLLM_STAMP)
 	$(USE_VLLM) $(BIN)/python -m pytest tests/with_vllm

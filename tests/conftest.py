@@ -10,8 +10,23 @@ import tiny
 
 from axolotl_safety.cli.demo import OFFLINE
 
+# With two workers the longest files must not come last; the rest keeps its order.
+LONG = (
+    "test_yaml",
+    "test_kill",
+    "test_vllm_faults",
+    "test_e2e_train",
+    "test_vllm_server",
+    "test_vllm_stage",
+    "test_ray",
+)
+
 # Before anything imports Axolotl or transformers: tests never touch a hub and send nothing anywhere.
 os.environ.update(OFFLINE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")

@@ -92,5 +92,7 @@ def test_children_that_will_not_go_are_killed_with_theirs_and_none_outlives_a_si
     second = [int(pid) for pid in process.stdout.readline().split()]
     assert all(map(is_running, second))
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()  # not for the end of its pipes, which its children hold too
     wait_until(lambda: not any(map(is_running, second)), 5)
+    process.stdin.close()
+    process.stdout.close()

@@ -50,9 +50,11 @@ def guard_group() -> None:
     group = os.getpid()
     if os.getpgid(0) != group:
         return
-    ours, its = os.pipe()  # the writing end closes on exec: only this process holds it
+    ours, its = os.pipe()  # the writing end closes on exec; on a fork without one it must be closed, see below
     if os.fork():
         os.close(ours)
+        held = [its]  # by this process only; a child's own child finds nothing to close
+        os.register_at_fork(after_in_child=lambda: os.close(held.pop()) if held else None)
         return
     os.close(its)
     null = os.open(os.devnull, os.O_RDWR)
