@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError
+from .terminal import without_credentials
 
 _SLICE = re.compile(r"train(?:\[(?:(\d+)(%)?)?:(?:(\d+)(%)?)?\])?")
 
@@ -21,7 +22,7 @@ class Source:
     """The rows of one dataset entry.
 
     Attributes:
-        name: the entry's ``path`` as written.
+        name: the entry's ``path`` as written, but for user, password and keys in an address.
         rows: the source rows; a line that is no JSON stands here as the text of that line.
         columns: every column that occurs.
         sha256: hash of the rows.
@@ -39,15 +40,16 @@ def read_source(entry: Any, use_auth_token: bool | None, seed: int) -> Source:
     Raises:
         DataError: the dataset is missing, unreadable or empty.
     """
-    name = str(entry.path)
+    name = without_credentials(str(entry.path))
     try:
         rows = _read_json(entry) if _is_plain_json(entry) else _read_with_axolotl(entry, use_auth_token, seed)
     except DataError:
         raise
     except Exception as error:
-        raise DataError(
-            f"datasets: {name!r} cannot be read: {type(error).__name__}: {error}. Check path, split and ds_type."
-        ) from error
+        said = f"{type(error).__name__}: {error}"
+        # A traceback would show the cause as it stands.
+        cause = error if name == str(entry.path) and said == without_credentials(said) else None
+        raise DataError(f"datasets: {name!r} cannot be read: {said}. Check path, split and ds_type.") from cause
     if not rows:
         raise DataError(f"datasets: {name!r} has no rows. Check path and split.")
     columns = frozenset(key for row in rows if isinstance(row, dict) for key in row)

@@ -1,11 +1,17 @@
-"""Text that a model or a stranger wrote, made safe to show on a terminal."""
+"""Text that a model or a stranger wrote, or that may hold a key, made safe to show and to keep."""
 
 from __future__ import annotations
 
 import logging
+import re
 import unicodedata
 
 _KEPT = "\n\t"
+_USER = re.compile(r"(?<=://)[^/?#\s@]+(?=@)")  # user and password of an address
+_KEY = re.compile(  # in its query, by name
+    r"([?&;][^=&;#\s]*(?:token|key|secret|passw|sig|credential|auth)[^=&;#\s]*=)[^&;#\s'\"]+", re.IGNORECASE
+)
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
 def visible(text: str) -> str:
@@ -23,6 +29,21 @@ def _spelt(letter: str) -> str:
     return letter.encode("unicode_escape").decode("ascii")
 
 
+def without_credentials(text: str) -> str:
+    """The same text without what an address in it may give away: user, password, keys in its query, a hub's token.
+
+    Example:
+        >>> without_credentials("https://me:pass@host/rows.jsonl?token=abc&split=train")
+        'https://***@host/rows.jsonl?token=***&split=train'
+    """
+    return _HUB_TOKEN.sub("hf_***", _KEY.sub(r"\1***", _USER.sub("***", text)))
+
+
+def presentable(text: str) -> str:
+    """Text for an error or a log: nothing in it steers a terminal, and nothing opens a door."""
+    return visible(without_credentials(text))
+
+
 def escape(text: str) -> str:
     """Text from files as rich may show it: neither markup nor anything that a terminal obeys."""
     from rich.markup import escape as escape_markup  # not at import: a Ray node has this file and no rich
@@ -31,18 +52,21 @@ def escape(text: str) -> str:
 
 
 class PlainError(Exception):
-    """An error whose message may quote what a stranger wrote: a column's name, a server's reply, the end of a log."""
+    """An error whose message may quote what a stranger wrote: a column's name, a server's reply, the end of a log.
+
+    It may also quote an address from the YAML, which is shown without its user and keys.
+    """
 
     def __init__(self, *parts: object):
         """Keep the parts; text is spelt out."""
-        super().__init__(*(visible(part) if isinstance(part, str) else part for part in parts))
+        super().__init__(*(presentable(part) if isinstance(part, str) else part for part in parts))
 
 
 class _Plain(logging.Handler):
     """Spells a message out before the handlers further up show it; shows nothing itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        record.msg, record.args = visible(record.getMessage()), ()
+        record.msg, record.args = presentable(record.getMessage()), ()
 
 
 def log_plainly(logger: logging.Logger) -> None:

@@ -21,6 +21,7 @@ from ..guards.judge import Guard, ModelGuard, load_guards
 from ..prepare import check_writable, section, target_fingerprint
 from ..reasoning import TargetTokenizer
 from ..tasks import family_preset
+from ..terminal import without_credentials
 from .figures import REFUSAL_JUDGE, HarmJudge, comparisons, figures, measure, safety_tax
 from .items import LoadedSet, load_set
 from .lm_eval_task import LmEvalTask, run_task, task_files
@@ -163,7 +164,12 @@ def _about_set(one: LoadedSet, shared: dict[Any, str] | None) -> dict[str, Any]:
     if shared is not None:
         ways = Counter(shared.get((spec.axis, spec.name, item.item_id)) for item in one.items)
         overlap = {"exact": ways["exact"], "ngram": ways["ngram"], "any": ways["exact"] + ways["ngram"]}
-    source = {"path": spec.path, "config": spec.config, "split": spec.split, "revision": spec.revision}
+    source = {
+        "path": without_credentials(spec.path),
+        "config": spec.config,
+        "split": spec.split,
+        "revision": spec.revision,
+    }
     return {
         "set": spec.name,
         "axis": spec.axis,

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..config import PREFIX
 from ..rows import LATEST
+from ..terminal import without_credentials
 
 WORDS = 13
 _WORD = re.compile(r"\w+")
@@ -67,7 +68,7 @@ def training_prompts(cfg: Any, work_dir: Path) -> tuple[list[str] | None, dict[s
     import pyarrow.parquet as pq
 
     entries = [(str(entry.path), str(entry.type or "")) for entry in cfg.datasets or []]
-    others = [path for path, kind in entries if not kind.startswith(PREFIX)]
+    others = [without_credentials(path) for path, kind in entries if not kind.startswith(PREFIX)]
     about: dict[str, Any] = {"hashes": [], "rows": 0, "not_compared": others, "reason": ""}
     try:
         hashes = sorted(set(json.loads((work_dir / LATEST).read_text(encoding="utf-8")).values()))
