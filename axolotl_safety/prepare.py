@@ -26,6 +26,7 @@ from .journal import Journal
 from .private import make_folder
 from .queue import WorkQueue
 from .reasoning import TargetTokenizer
+from .round_trip import check_round_trip
 from .selection import refuse_unscorable, scores_rows, select_tasks
 from .target import ModelFiles, load_model_files
 from .tasks import Entry, read_entry, resolve_sampling, warn_without_choice
@@ -123,7 +124,7 @@ def prepare(cfg: Any, backend: str | None = None, engine: bool = False) -> Prepa
     entries = [read_entry(cfg, safety, tokens, index, method) for index, method in methods.items()]
     for entry in entries:
         refuse_unscorable(safety, entry.method, entry.options, entry.source.name)
-    tokens.check_round_trip([text for entry in entries for text in entry.sample_texts()], files.tokenizer_file)
+    check_round_trip(tokens, [text for entry in entries for text in entry.sample_texts()], files.tokenizer_file)
     sampling = {
         method: resolve_sampling(
             safety,

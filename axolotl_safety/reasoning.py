@@ -11,11 +11,10 @@ from functools import cached_property
 from typing import Any
 
 from .errors import ModelError
-from .templates import probe_template
+from .templates import probe_template, written_markers
 
 OPEN, CLOSE = "<think>", "</think>"
 _USER = "axolotl safety probe"
-_PROBE = 'The quick brown fox, 12 + 30 = 42.\n\n  Two spaces, a "quote" and a tab\t.'
 
 
 def split_response(text: str, open_marker: str = OPEN, close_marker: str = CLOSE) -> tuple[str, str]:
@@ -109,7 +108,9 @@ class TargetTokenizer:
         self._added_ids = frozenset(self.added_tokens.values())
         self._marker_ids = {self.thinking.open_id, self.thinking.close_id} - {None}
         self._expected: dict[tuple[str, tuple[str, ...]], Counter[int]] = {}
-        words = sorted({*self.added_tokens, self.thinking.open, self.thinking.close}, key=len, reverse=True)
+        tokens = {*self.added_tokens, self.thinking.open, self.thinking.close}
+        self._written = written_markers(tokenizer, tokens)
+        words = sorted({*tokens, *self._written}, key=len, reverse=True)
         self._control_words = re.compile("|".join(map(re.escape, words)))
 
     def _find_thinking(self, think: tuple[str, str] | None) -> Thinking:
@@ -175,6 +176,8 @@ class TargetTokenizer:
             The ids, or None when the row's text smuggles in a control token (even one that only appears after the
             tokenizer's normalisation or across the edge of the template).
         """
+        if self._writes_a_turn(user, *(text for _, text in history)):
+            return None
         roles = tuple(role for role, _ in history)
         expected = self._expected.get((harmless, roles))
         if expected is None:
@@ -184,8 +187,11 @@ class TargetTokenizer:
         return tuple(token_ids) if self._count_added(token_ids) == expected else None
 
     def has_control_token(self, *texts: str) -> bool:
-        """Whether a row's text spells an added token or a think marker."""
+        """Whether a row's text spells an added token, a think marker or a turn marker that is plain text."""
         return any(self._control_words.search(text) for text in texts)
+
+    def _writes_a_turn(self, *texts: str) -> bool:
+        return any(marker in text for marker in self._written for text in texts)
 
     def split(self, token_ids: tuple[int, ...]) -> Split:
         """Take a sampled response apart, from its ids.
@@ -216,7 +222,8 @@ class TargetTokenizer:
             head = head.lstrip()[len(think.open) :]
         if extra or any(marker in part for part in (head, tail) for marker in (think.open, think.close)):
             return Split(head.strip(), tail.strip(), "stray_marker")
-        if any(index in self._added_ids and index not in self._marker_ids for index in body):
+        controls = any(index in self._added_ids and index not in self._marker_ids for index in body)
+        if controls or self._writes_a_turn(head, tail):
             return Split(head.strip(), tail.strip(), "control_token")
         return Split(head.strip(), tail.strip())
 
@@ -246,7 +253,8 @@ class TargetTokenizer:
             if self.thinking.prompt_tail.endswith("\n"):
                 text = text.removeprefix("\n")
         token_ids = self.encode(text)
-        return (*token_ids, self.turn_end_id) if self._count_added(token_ids) == markers else None
+        sound = self._count_added(token_ids) == markers and not self._writes_a_turn(thought, answer)
+        return (*token_ids, self.turn_end_id) if sound else None
 
     @cached_property
     def turn_end_id(self) -> int:
@@ -258,38 +266,3 @@ class TargetTokenizer:
             if index in self.stop_token_ids:
                 return index
         return self.stop_token_ids[0]
-
-    def check_round_trip(self, texts: list[str], raw_tokenizer_file: str | None) -> None:
-        """Refuse a tokenizer that changes text (transformers #45488: some Llama-class loads lose spaces).
-
-        Args:
-            texts: a sample of the texts that will be trained on; they are never shown in a message.
-            raw_tokenizer_file: path of the checkpoint's ``tokenizer.json``, if it has one.
-
-        Raises:
-            ModelError: with the fixed probe and what became of it.
-        """
-        if raw_tokenizer_file is not None:
-            from tokenizers import Tokenizer
-
-            raw = Tokenizer.from_file(raw_tokenizer_file)
-            raw.no_truncation()
-            raw.no_padding()
-            for text in (_PROBE, *texts):
-                if raw.encode(text, add_special_tokens=False).ids != self.encode(text):
-                    raise ModelError(
-                        f"the tokenizer of {self.tokenizer.name_or_path!r}, loaded as "
-                        f"{type(self.tokenizer).__name__}, gives other ids than its own tokenizer.json: "
-                        f"{_PROBE!r} is {raw.encode(_PROBE, add_special_tokens=False).ids} in the file and "
-                        f"{self.encode(_PROBE)} as loaded. Copy its tokenizer "
-                        "files (without config.json) into a folder, set tokenizer_class to PreTrainedTokenizerFast in "
-                        "tokenizer_config.json there, and name that folder as tokenizer_config in the YAML."
-                    )
-        if self.decode(self.encode(_PROBE)) == _PROBE:
-            return
-        if any(self.decode(self.encode(text)) != text for text in texts):
-            raise ModelError(
-                f"the tokenizer of {self.tokenizer.name_or_path!r} does not give back the text it was given: "
-                f"{_PROBE!r} becomes {self.decode(self.encode(_PROBE))!r}. What is trained would not be what the "
-                "model produced; repair the tokenizer (tokenizer_class, normalizer, decoder) first."
-            )

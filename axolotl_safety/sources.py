@@ -69,14 +69,18 @@ def _is_plain_json(entry: Any) -> bool:
 def _read_json(entry: Any) -> list[Any]:
     """Read a JSON list or JSON lines, row by row: Arrow refuses a whole file for one row of another type."""
     text = Path(str(entry.path)).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"datasets: {entry.path!r} is not valid JSON: {error}.") from error
-    else:
-        rows = list(_json_lines(text))
+    rows = _json_list(text, entry) if text.lstrip().startswith("[") else list(_json_lines(text))
     return _shard(_slice(rows, entry.split or "train"), entry)
+
+
+def _json_list(text: str, entry: Any) -> list[Any]:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        first, *more = _json_lines(text)
+        if more and isinstance(first, list):  # lines after all, and the first row is a list: a reject like any other
+            return [first, *more]
+        raise DataError(f"datasets: {entry.path!r} is not valid JSON: {error}.") from error
 
 
 def _json_lines(text: str) -> Iterator[Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Collection
 from typing import Any
 
 from .errors import ModelError
 
 LOG = logging.getLogger(__name__)
+_MARKER = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]")
 _WAY_OUT = (
     "Copy the tokenizer's files into a folder, mend chat_template.jinja there, and name that folder as "
     "tokenizer_config in the YAML."
@@ -51,3 +54,24 @@ def probe_template(tokenizer: Any, user: str) -> str:
             _WAY_OUT,
         )
     return text
+
+
+def written_markers(tokenizer: Any, tokens: Collection[str]) -> tuple[str, ...]:
+    """Turn markers that a template writes as ordinary text: ``<|user|>`` of Tulu and OLMo 2, ``[INST]`` of Llama 2.
+
+    In the ids they cannot be told from the same letters in a row, so that they are looked for in the text.
+
+    Args:
+        tokenizer: a transformers tokenizer with a chat template that renders a user message.
+        tokens: what the ids tell anyway: added tokens, think markers.
+    """
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}]
+    system = [{"role": "system", "content": "x"}]
+    found: set[str] = set()
+    for conversation in (turns[:1], turns, system + turns):
+        try:
+            text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        except Exception:  # a template is a program; rows that need what it refuses are rejected one by one
+            continue
+        found |= set(_MARKER.findall(text))
+    return tuple(sorted(found - set(tokens)))

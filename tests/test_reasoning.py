@@ -7,6 +7,7 @@ import tiny
 
 from axolotl_safety.errors import ModelError
 from axolotl_safety.reasoning import TargetTokenizer, split_response
+from axolotl_safety.round_trip import check_round_trip
 
 
 @pytest.mark.parametrize(
@@ -133,13 +134,13 @@ def test_a_tokenizer_that_loses_spaces_is_refused():
 
     tokenizer = tiny.make_tokenizer("qwen3")
     target = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,))
-    target.check_round_trip(["some text"], None)
+    check_round_trip(target, ["some text"], None)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
     with pytest.raises(ModelError, match="quickbrown"):
-        target.check_round_trip(["some text"], None)
+        check_round_trip(target, ["some text"], None)
 
 
 def test_a_tokenizer_that_differs_from_its_file_is_refused(tmp_path):
@@ -148,7 +149,7 @@ def test_a_tokenizer_that_differs_from_its_file_is_refused(tmp_path):
     other.save_pretrained(tmp_path)
     target = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,))
     with pytest.raises(ModelError, match="tokenizer.json"):
-        target.check_round_trip(["some text"], str(tmp_path / "tokenizer.json"))
+        check_round_trip(target, ["some text"], str(tmp_path / "tokenizer.json"))
 
 
 def test_a_system_prompt_may_speak_of_the_markers():
@@ -177,4 +178,4 @@ def test_truncation_and_padding_in_the_tokenizer_file_do_not_matter(tmp_path):
     raw.enable_padding(length=64)
     raw.save(str(tmp_path / "tokenizer.json"))
     target = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,))
-    target.check_round_trip(["some text"], str(tmp_path / "tokenizer.json"))
+    check_round_trip(target, ["some text"], str(tmp_path / "tokenizer.json"))
