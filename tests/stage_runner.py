@@ -43,6 +43,7 @@ class SlowEngine(tiny.ScriptedEngine):
 def run(config: str, engine: str, output: str) -> None:
     """Run one stage in a session of its own; its output goes to a file, the last line is the outputs as JSON."""
     os.setsid()
+    tiny.own_progress_lock()
     for fd in (1, 2):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), fd)
     logging.basicConfig(level=logging.INFO)
@@ -77,6 +78,7 @@ def guarded(*arguments: str) -> int:
 
 def main() -> None:
     """Serve commands until the standard input ends."""
+    tiny.own_progress_lock()
     for line in sys.stdin:
         command, *arguments = line.split()
         if command == "start":

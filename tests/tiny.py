@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -175,6 +176,16 @@ def refusing_answer(tokenizer: Any, prompt_opens: bool, end_id: int) -> Callable
         return ids if kind == 3 else (*ids, end_id)
 
     return answer
+
+
+def own_progress_lock() -> None:
+    """Have tqdm lock for this process alone: all forks share its usual lock, and one that is killed with it keeps it.
+
+    Before the first bar, since a class that has drawn one keeps its lock; and in each fork.
+    """
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> Path:

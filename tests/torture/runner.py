@@ -139,6 +139,7 @@ def _tell(error: BaseException) -> None:
 def _perform(job: dict[str, Any]) -> None:
     folder = Path(job["evidence"])
     os.setsid()
+    tiny.own_progress_lock()
     for fd in (1, 2):
         os.dup2(os.open(folder / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), fd)
     logging.basicConfig(level=logging.INFO)
@@ -212,6 +213,7 @@ class Server:
 
     def serve(self) -> None:
         """Answer until the standard input ends."""
+        tiny.own_progress_lock()
         make_models(self._folder)
         self._say("ready")
         rest = b""
