@@ -35,8 +35,8 @@ class Findings:
 
 
 def gigabytes(count: float) -> str:
-    """``5.6 GB``."""
-    return f"{count / 1e9:.1f} GB"
+    """``5.6 GB``; ``12 MB`` where that would be none."""
+    return f"{count / 1e9:.1f} GB" if count == 0 or count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 
 def look(cfg: Any, prepared: Prepared, plan: Plan) -> Findings:
