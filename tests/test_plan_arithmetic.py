@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 from shapes import published
 
+from axolotl_safety.engines.share import divide
 from axolotl_safety.errors import ConfigError
 from axolotl_safety.plan.cards import CARDS, named_card, reported_card, visible
 from axolotl_safety.plan.memory import Resident, transformers_memory, vllm_memory
@@ -64,13 +65,31 @@ def test_what_fits_which_card():
 
 
 def test_a_guard_takes_its_share_of_the_card():
-    alone = vllm_memory([resident(LLAMA_8B)], RTX4090.memory_bytes)
-    both = vllm_memory([resident(LLAMA_8B), resident(GUARD, longest=4600, key="guard0")], RTX4090.memory_bytes)
-    target, guard = both.seats
-    assert guard.slots >= 1 and guard.tokens >= guard.longest
-    taken = guard.weight_bytes + guard.overhead_bytes + guard.cache_bytes
+    guard = resident(GUARD, longest=4600, key="guard0")
+    alone = vllm_memory([resident(LLAMA_8B, "fp8")], RTX4090.memory_bytes)
+    both = vllm_memory([resident(LLAMA_8B, "fp8"), guard], RTX4090.memory_bytes)
+    target, seat = both.seats
+    assert not both.in_turn and seat.slots >= 1 and seat.tokens >= seat.longest
+    taken = seat.weight_bytes + seat.overhead_bytes + seat.cache_bytes
     assert alone.seats[0].cache_bytes - target.cache_bytes == pytest.approx(taken, abs=2)
-    assert sum(seat.weight_bytes + seat.overhead_bytes + seat.cache_bytes for seat in both.seats) <= both.capacity_bytes
+    assert sum(one.weight_bytes + one.overhead_bytes + one.cache_bytes for one in both.seats) <= both.capacity_bytes
+
+
+def test_what_does_not_fit_together_is_loaded_in_turn_as_the_engine_does():
+    models = [resident(LLAMA_8B), resident(GUARD, longest=4600, key="guard0")]
+    memory = vllm_memory(models, RTX4090.memory_bytes)
+    assert memory.in_turn and memory.fits
+    assert memory.seats[0] == vllm_memory(models[:1], RTX4090.memory_bytes).seats[0]
+    assert memory.seats[1].cache_bytes > memory.seats[0].cache_bytes
+    for size in CARDS.values():  # the engine's own word, on every card
+        needs = {model.name: model.need for model in models}
+        try:
+            shares = divide(needs, size.memory_bytes, size.memory_bytes, 0.9, 256)
+        except ConfigError:
+            shares = None
+        memory = vllm_memory(models, size.memory_bytes)
+        assert memory.fits == (shares is not None)
+        assert shares is None or memory.in_turn == shares["target"].alone
 
 
 def test_two_cards_hold_what_one_cannot():

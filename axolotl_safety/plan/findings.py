@@ -77,10 +77,13 @@ def _engine(prepared: Prepared, plan: Plan, problems: list[str], warnings: list[
         )
     full = [seat for seat in memory.seats if seat.slots < 1]
     if not full:
+        if memory.in_turn:
+            warnings.append("the models do not fit this card together and are loaded in turn.")
         return
-    weights = sum(seat.weight_bytes for seat in memory.seats)
-    overhead = sum(seat.overhead_bytes for seat in memory.seats)
     seat = full[0]
+    seats = [seat] if memory.in_turn else memory.seats
+    weights = sum(one.weight_bytes for one in seats)
+    overhead = sum(one.overhead_bytes for one in seats)
     problems.append(
         f"generation does not fit {card.name}: of {gigabytes(memory.capacity_bytes)} that the engine may use, weights "
         f"take {gigabytes(weights)} and overhead {gigabytes(overhead)}; {gigabytes(seat.cache_bytes)} of cache hold "

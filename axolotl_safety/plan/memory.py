@@ -1,10 +1,16 @@
-"""GPU memory of the engine: weights, overhead, cached keys and values, and how many sequences run at once."""
+"""GPU memory of the engine: weights, overhead, cached keys and values, and how many sequences run at once.
+
+Who gets what of a card is the engine's own rule (``engines.share``); what vLLM makes of it is estimated here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..engines.share import Need, Share, divide
+from ..engines.vllm_settings import DEFAULT_MAX_NUM_SEQS
+from ..errors import ConfigError
 from ..sizes import ModelSize
 
 # What a process holds that is neither weights nor cache. From logs of vLLM at start ("non_torch_memory",
@@ -12,10 +18,7 @@ from ..sizes import ModelSize
 CONTEXT_BYTES = 0.5e9
 _GRAPH_BYTES = 0.5e9
 _BATCHED_TOKENS = 8192  # vLLM's default max_num_batched_tokens for offline use
-_MAX_NUM_SEQS = 256  # and its default max_num_seqs
 _LOGIT_BYTES = 12  # per logit when sampling: bfloat16, and float32 twice (sorted for top-p)
-# A guard reads one response at a time per slot; it needs little, and the target gets the rest.
-_GUARD_SHARE = 0.15
 _USABLE = 0.95  # of a card, for a process that does not limit itself
 _GROWTH = 1.5  # the transformers worker's cache grows by half, and for a moment both copies exist
 
@@ -50,6 +53,11 @@ class Resident:
         """Of one token's keys and values; quantising the weights does not shrink them."""
         return self.size.kv_bytes_per_token(self.dtype)
 
+    @property
+    def need(self) -> Need:
+        """What the engine divides a card by."""
+        return Need(self.weight_bytes, self.kv_bytes, self.size.vocabulary, self.longest)
+
 
 @dataclass(frozen=True)
 class Seat:
@@ -79,12 +87,14 @@ class EngineMemory:
         capacity_bytes: what the engine may use.
         seats: one per model, the target first.
         parallel: cards that hold one copy of the models together.
+        in_turn: each model is loaded only while no other is.
     """
 
     card_bytes: int
     capacity_bytes: int
     seats: tuple[Seat, ...]
     parallel: int
+    in_turn: bool = False
 
     @property
     def fits(self) -> bool:
@@ -110,21 +120,23 @@ def vllm_memory(
         eager: no CUDA graphs.
         parallel: tensor-parallel cards per copy of the models.
     """
-    limit = max_num_seqs or _MAX_NUM_SEQS
+    limit = max_num_seqs or DEFAULT_MAX_NUM_SEQS
     capacity = int(utilization * card_bytes)
-    weights = [model.weight_bytes // parallel for model in models]
-    overheads = [_overhead(model.size, limit, eager) for model in models]
-    room = max(0, capacity - sum(weights) - sum(overheads))
-    kv = [-(-model.kv_bytes // parallel) for model in models]
-    wanted = [max(model.longest * one, _GUARD_SHARE * room) for model, one in zip(models, kv, strict=True)]
-    guards = int(sum(wanted[1:]))
+    needs = {model.name: model.need for model in models}
+    try:
+        shares = divide(needs, card_bytes, card_bytes, utilization, limit, parallel)
+    except ConfigError:  # one does not fit even alone; the engine would not start
+        shares = None
+    given = shares or {model.name: Share(capacity, True) for model in models}
     seats = []
-    for index, model in enumerate(models):
-        cache = max(0, room - guards) if index == 0 else int(wanted[index])
-        tokens = cache // kv[index] if room else 0
-        slots = min(limit, tokens // max(1, model.usual)) if tokens >= model.longest else 0
-        seats.append(Seat(model.name, weights[index], overheads[index], cache, tokens, slots, model.longest))
-    return EngineMemory(card_bytes, capacity, tuple(seats), parallel)
+    for model in models:
+        weights, overhead = model.weight_bytes // parallel, _overhead(model.size, limit, eager)
+        cache = max(0, given[model.name].gpu_bytes - weights - overhead)
+        tokens = cache // -(-model.kv_bytes // parallel)
+        slots = min(limit, tokens // max(1, model.usual)) if shares and tokens >= model.longest else 0
+        seats.append(Seat(model.name, weights, overhead, cache, tokens, slots, model.longest))
+    in_turn = len(models) > 1 and all(share.alone for share in given.values())
+    return EngineMemory(card_bytes, capacity, tuple(seats), parallel, in_turn)
 
 
 def transformers_memory(models: Sequence[Resident], card_bytes: int, batch_size: int) -> EngineMemory:

@@ -165,9 +165,8 @@ def _residents(prepared: Prepared, sizes: Mapping[str, ModelSize], load: Workloa
         if name not in sizes:
             continue
         longest = load.longest.get(name, prepared.sequence_len)
-        limit = prepared.safety.engine.max_model_len
-        if name == "target" and limit:
-            longest = min(longest, limit)
+        if prepared.backend == "vllm":  # which is started for the longest that could be asked
+            longest = prepared.models[name].max_model_len or longest
         usual = live if name == "target" else _guard_prompt(load, name) or longest / 2
         made.append(
             Resident(name, sizes[name], dtype_of(files, gpu), quantization_of(files), longest, max(1, round(usual)))

@@ -21,8 +21,9 @@ def summary(plan: Plan) -> list[str]:
     if plan.engine is not None:
         target = plan.engine.seats[0]
         guards = sum(seat.weight_bytes for seat in plan.engine.seats[1:])
+        turns = " in turn" if plan.engine.in_turn else ""
         lines.append(
-            f"engine: weights {gigabytes(target.weight_bytes)}, guards {gigabytes(guards)}, cache "
+            f"engine: weights {gigabytes(target.weight_bytes)}, guards {gigabytes(guards)}{turns}, cache "
             f"{gigabytes(target.cache_bytes)} for {target.tokens // 1000}k tokens, {target.slots} sequences at once"
         )
     if plan.rate is not None and plan.seconds is not None and plan.load.requests:
@@ -122,7 +123,8 @@ def _work(console: Console, plan: Plan) -> None:
 
 def _memory(console: Console, plan: Plan) -> None:
     copies = f", {plan.copies} copies of {plan.engine.parallel} card(s)" if len(plan.place.cards) > 1 else ""
-    title = f"{plan.backend} on {plan.place.card.name}: {gigabytes(plan.engine.capacity_bytes)} usable{copies}"
+    turns = ", one model at a time" if plan.engine.in_turn else ""
+    title = f"{plan.backend} on {plan.place.card.name}: {gigabytes(plan.engine.capacity_bytes)} usable{copies}{turns}"
     table = _table(escape(title), "model", "weights", "overhead", "cache", "tokens", "longest", "at once")
     for seat in plan.engine.seats:
         sizes = (gigabytes(value) for value in (seat.weight_bytes, seat.overhead_bytes, seat.cache_bytes))

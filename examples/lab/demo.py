@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
 OUTPUTS = ROOT / "outputs"
 ARMS = ("vanilla", "dgr", "thinksafe")
+LONGEST_FIRST = ("dgr", "thinksafe", "vanilla")
 RATES = {
     "refusal_seen": "harmful_seen",
     "refusal_unseen": "harmful_unseen",
@@ -28,8 +30,11 @@ RATES = {
 }
 
 
-def train(arm: str) -> None:
-    """Run ``axolotl train`` on an arm's YAML; show its funnel.
+def train(arm: str) -> str:
+    """Run ``axolotl train`` on an arm's YAML.
+
+    Returns:
+        Its funnels, as its log has them.
 
     Raises:
         SystemExit: the training failed; the end of its log is shown.
@@ -46,11 +51,10 @@ def train(arm: str) -> None:
         code = subprocess.run(command, cwd=ROOT, env=environ, stdout=file, stderr=subprocess.STDOUT).returncode
     text = log.read_text(encoding="utf-8", errors="replace")
     if code:
-        print(text[-4000:])
+        print(text[-4000:], flush=True)
         raise SystemExit(f"axolotl train yaml/lab_{arm}.yml ended with exit code {code}; the whole log is {log}")
-    for funnel in re.findall(r"\w+ funnel of [^\n]*\n(?:  [^\n]*\n)+", text):
-        print(funnel.rstrip())
-    print(f"  {time.monotonic() - started:.0f} s\n", flush=True)
+    funnels = re.findall(r"\w+ funnel of [^\n]*\n(?:  [^\n]*\n)+", text)
+    return "\n".join([*map(str.rstrip, funnels), f"  lab_{arm}.yml: {time.monotonic() - started:.0f} s\n"])
 
 
 def measure(adapter: Path | None) -> list[dict[str, Any]]:
@@ -108,10 +112,14 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)  # a model this small only waits for its other threads
-    items = {"base": measure(None)}
-    for arm in ARMS:
-        train(arm)
-        items[arm] = measure(OUTPUTS / f"lab_{arm}" / "model")
+    # Each keeps one core busy, and none needs another's result.
+    with ThreadPoolExecutor(min(len(ARMS), os.cpu_count() or 1)) as pool:
+        trainings = {pool.submit(train, arm): arm for arm in LONGEST_FIRST}
+        measured = {"base": measure(None)}
+        for training in as_completed(trainings):
+            print(training.result(), flush=True)
+            measured[trainings[training]] = measure(OUTPUTS / f"lab_{trainings[training]}" / "model")
+    items = {arm: measured[arm] for arm in ("base", *ARMS)}
     results = {arm: figures(outcomes) for arm, outcomes in items.items()}
     show(results, items)
     report = OUTPUTS / "lab_dgr" / "safety" / "report.html"
