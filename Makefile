@@ -25,6 +25,7 @@ export TOKENIZERS_PARALLELISM := false
 
 install: $(STAMP)
 
+# Bytecode is made at once: every command of the tests starts Python anew, and some machines keep none.
 # Without a GPU the CPU build of torch is tried first: the default build brings gigabytes of CUDA.
 $(STAMP): setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,7 +34,7 @@ $(STAMP): setup.cfg constraints.txt
 	  || $(BIN)/pip install -q torch==$(TORCH)+cpu 2>/dev/null \
 	  || $(BIN)/pip install -q torch==$(TORCH)
 	$(BIN)/pip install -q uv
-	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e ".[dev]" \
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[dev]" \
 	  || $(BIN)/pip install -q -c constraints.txt -e ".[dev]"
 	touch $@
 
@@ -43,7 +44,7 @@ $(VLLM_STAMP): tests/with_vllm/requirements.txt | $(STAMP)
 	$(VLLM)/bin/python -c "import torch" 2>/dev/null \
 	  || $(VLLM)/bin/pip install -q torch==$(TORCH)+cpu 2>/dev/null \
 	  || $(VLLM)/bin/pip install -q torch==$(TORCH)
-	$(BIN)/uv pip install -q --python $(VLLM)/bin/python --no-deps --require-hashes -r tests/with_vllm/requirements.txt \
+	$(BIN)/uv pip install -q --compile-bytecode --python $(VLLM)/bin/python --no-deps --require-hashes -r tests/with_vllm/requirements.txt \
 	  || $(VLLM)/bin/pip install -q --no-deps --require-hashes -r tests/with_vllm/requirements.txt
 	touch $@
 

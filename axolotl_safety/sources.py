@@ -14,6 +14,7 @@ from typing import Any
 from .errors import DataError
 from .terminal import without_credentials
 
+_DEEPEST = 100
 _SLICE = re.compile(r"train(?:\[(?:(\d+)(%)?)?:(?:(\d+)(%)?)?\])?")
 
 
@@ -23,7 +24,7 @@ class Source:
 
     Attributes:
         name: the entry's ``path`` as written, but for user, password and keys in an address.
-        rows: the source rows; a line that is no JSON stands here as the text of that line.
+        rows: the source rows; a line that is no JSON, or nested without sense, stands here as text.
         columns: every column that occurs.
         sha256: hash of the rows.
     """
@@ -73,9 +74,18 @@ def _read_json(entry: Any) -> list[Any]:
     return _shard(_slice(rows, entry.split or "train"), entry)
 
 
+def _too_deep(value: Any) -> bool:
+    """Whether a value is nested so that hashing or writing it might run out of stack; no dataset's row is."""
+    level, depth = [value], 0
+    while level and depth <= _DEEPEST:
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level, depth = [item for items in inner for item in items], depth + 1
+    return bool(level)
+
+
 def _json_list(text: str, entry: Any) -> list[Any]:
     try:
-        return json.loads(text)
+        return [f"(nested deeper than {_DEEPEST})" if _too_deep(row) else row for row in json.loads(text)]
     except (json.JSONDecodeError, RecursionError) as error:
         first, *more = _json_lines(text)
         if more and isinstance(first, list):  # lines after all, and the first row is a list: a reject like any other
@@ -87,7 +97,8 @@ def _json_lines(text: str) -> Iterator[Any]:
     for line in text.split("\n"):
         if line.strip():
             try:
-                yield json.loads(line)
+                row = json.loads(line)
+                yield line if _too_deep(row) else row
             except (json.JSONDecodeError, RecursionError):
                 yield line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 

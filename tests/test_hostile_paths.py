@@ -71,6 +71,7 @@ def test_no_value_in_a_row_becomes_a_path(tmp_path, models, away):
     assert len(rows_of(output)) == len(TRICKS)
     new = everything(tmp_path) - before
     assert new and all(name.split("/")[0] == "work" for name in new) and not list(away.iterdir())
+    assert not any(Path(place, "owned").exists() for place in ("/tmp", tmp_path.parent, tmp_path.parent.parent))
     only_ours(tmp_path / "work")
 
 
@@ -116,7 +117,10 @@ def test_a_sets_name_is_no_path(tmp_path, models, away, name):
     sets["harm"] = [{"name": name, "path": sets["harm"][0]}]
     cfg = eval_helpers.config(tmp_path, models("qwen3"), sets)
     start, _ = eval_helpers.scripted(models("qwen3"), lambda tuned, shown, number: eval_helpers.REFUSAL)
+    before = everything(tmp_path)
     done = evaluate(cfg, make_engine=start)
+    assert all(path.split("/")[0] == "work" for path in everything(tmp_path) - before)
+    assert not any(Path(place, "owned").exists() for place in ("/tmp", tmp_path.parent, tmp_path.parent.parent))
     assert name in {one["set"] for one in done.results["sets"]}
     only_ours(tmp_path / "work")
     assert not list(away.iterdir())
@@ -130,6 +134,9 @@ ADDRESS = f"https://me:{PASSWORD}@127.0.0.1:1/{HUB}/rows.jsonl?split=train&X-Amz
 def test_an_addresses_user_and_keys_are_left_out_and_nothing_else():
     shown = without_credentials(ADDRESS)
     assert shown == "https://***@127.0.0.1:1/hf_***/rows.jsonl?split=train&X-Amz-Signature=***&api_key=***#end"
+    assert without_credentials(f"s3://id:{PASSWORD}@x@bucket/a") == "s3://***@bucket/a"
+    assert without_credentials(f"https://host/a#access_token={TOKEN}") == "https://host/a#access_token=***"
+    assert without_credentials(f"https://host/a?pwd={TOKEN}") == "https://host/a?pwd=***"
     for plain in ("https://host:8000/a@b/c?split=train&page=2", "org/data", "/a/b c/d.jsonl", "a=b", "mail me@here"):
         assert without_credentials(plain) == plain
 

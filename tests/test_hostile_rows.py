@@ -99,6 +99,24 @@ def test_json_lines_lose_no_row_whatever_stands_in_them(tmp_path_factory, rows):
     sound(read, len(source.rows))
 
 
+@pytest.mark.parametrize("depth", [90, 300, 600, 900, 950, 980, 100_000])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_row_of_any_depth_is_counted(tmp_path, depth, as_list):
+    deep = '{"prompt": ' + "[" * depth + "]" * depth + "}"
+    rows = [deep, '{"prompt": "q", "response": "a"}', deep]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("[" + ",".join(rows) + "]" if as_list else "\n".join(rows))
+    try:
+        source = read_source(DictDefault({"path": str(path)}), None, 0)
+    except DataError as error:
+        assert as_list and depth > 900 and str(path) in str(error)  # one list is read as a whole
+        return
+    options = DatasetOptions()
+    read = read_examples(source.rows, choose_adapter(["prompt", "response"], options, "data"), options)
+    sound(read, 3)
+    assert [row.prompt for row in read if isinstance(row, Example)] == ["q"]
+
+
 @settings(BOUNDED, max_examples=40)
 @given(content=st.binary(max_size=60) | st.sampled_from([b"[", b"[1, {]", b"\xff\xfe", b"{}\n" * 3, b"[[[[", b"nan"]))
 def test_a_file_of_any_bytes_is_rows_or_an_error_that_names_it(tmp_path_factory, content):
@@ -109,7 +127,6 @@ def test_a_file_of_any_bytes_is_rows_or_an_error_that_names_it(tmp_path_factory,
     except DataError as error:
         assert str(path) in str(error)
         return
-    assert isinstance(source.rows, list) and source.rows
     options = DatasetOptions()
     read = read_examples(source.rows, choose_adapter(["prompt", "response"], options, "data"), options)
     sound(read, len(source.rows))

@@ -111,7 +111,7 @@ def test_a_card_that_is_too_small_ends_with_the_reasons(plan):
     assert "bitsandbytes" in generation and "enforce_eager" in generation
     assert "verdict: this cannot run on 1 x rtx3060" in output
     code, found, _ = plan(path, "--gpu", "rtx3060", "--gpus", "4", engine={"quantization": None})
-    assert found["engine"]["parallel"] == 4 and found["engine"]["fits"]  # generation does, on all four together
+    assert found["engine"]["parallel"] == 2 and found["engine"]["fits"]  # generation does, on two of them together
 
 
 def test_hours_above_the_limit_are_a_reason(plan):
