@@ -71,7 +71,8 @@ def vllm_server(python: Path, log: Path) -> Iterator[str]:
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(url):
             if server.poll() is not None or time.monotonic() > deadline:
-                raise click.ClickException("the vLLM server did not come up")
+                end = log.read_text(errors="replace")[-2000:]
+                raise click.ClickException(f"the vLLM server did not come up:\n{end}")
             time.sleep(1)
         yield url
     finally:
