@@ -32,6 +32,7 @@ class ModelSize:
         vocabulary: rows of the head.
         hidden: width of the hidden states.
         layers: decoder layers.
+        heads: attention heads.
         kv_values_per_token: numbers that keys and values hold per token, over all layers.
         window: longest context in tokens, None where the configuration does not say.
         matrices: the layers' matrices by name and shape; a mixture's experts, which are no modules, are not among them.
@@ -42,6 +43,7 @@ class ModelSize:
     vocabulary: int
     hidden: int
     layers: int
+    heads: int
     kv_values_per_token: int
     window: int | None
     matrices: tuple[Matrix, ...] = ()
@@ -109,6 +111,7 @@ def model_size(config: Any) -> ModelSize:
         vocabulary=int(getattr(text, "vocab_size", 0)),
         hidden=hidden,
         layers=layers,
+        heads=heads,
         kv_values_per_token=2 * layers * kv_heads * head_dim,
         window=getattr(text, "max_position_embeddings", None),
         matrices=tuple(Matrix(*shape, count) for shape, count in sorted(shapes.items())),

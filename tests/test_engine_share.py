@@ -1,6 +1,7 @@
 """How the models of one engine share a card. Sizes are those of real models, by arithmetic."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from engine_helpers import tiny_model
@@ -8,15 +9,15 @@ from engine_helpers import tiny_model
 from axolotl_safety.config import EngineConfig
 from axolotl_safety.engines.base import ModelSpec
 from axolotl_safety.engines.gpus import Gpu
-from axolotl_safety.engines.share import Need, cpu_cache_bytes, divide
+from axolotl_safety.engines.share import Need, cpu_cache_bytes, divide, group_size
 from axolotl_safety.engines.vllm_settings import read_needs, worker_options
 from axolotl_safety.errors import ConfigError
 
 GB, GIB = 10**9, 2**30
 # A 7B target of Qwen2.5's shape (28 layers, 4 heads of 128 for keys and values) and a 0.6B guard of Qwen3's.
-BF16 = Need(15_200_000_000, 57_344, 152_064, 8192)
-NF4 = Need(5_500_000_000, 57_344, 152_064, 8192)
-GUARD = Need(1_500_000_000, 114_688, 151_936, 8192)
+BF16 = Need(15_200_000_000, 57_344, 152_064, 28, 8192)
+NF4 = Need(5_500_000_000, 57_344, 152_064, 28, 8192)
+GUARD = Need(1_500_000_000, 114_688, 151_936, 16, 8192)
 
 
 def divided(target, total=24 * GIB, free=None, utilization=0.9, sequences=64, group=1, **guards):
@@ -66,6 +67,29 @@ def test_what_does_not_fit_even_alone_is_refused_with_its_figures():
         divided(NF4, total=16 * GIB, guard0=BF16)
 
 
+def grouped(target, total=24 * GIB, cards=8, **guards):
+    return group_size({"target": target, **guards}, total, 0.9, 256, cards)
+
+
+def test_a_model_goes_over_as_few_cards_as_leave_it_room():
+    assert grouped(BF16) == 1  # 15.2 GB of weights on 24 GiB: 8 sequences of 8,192 tokens fit beside them
+    assert grouped(replace(BF16, longest=32_768)) == 2  # but not 8 of four times the length
+    assert grouped(BF16, total=16 * GIB) == 2
+    assert grouped(replace(BF16, weight_bytes=65 * GB, heads=64)) == 4
+    assert grouped(BF16, guard0=replace(BF16, heads=32)) == 1  # in turn, each alone on one card
+    # 65.5 GB on 80 GiB would fit alone, with 6 GB for keys and values
+    big = Need(65_500_000_000, 262_144, 152_064, 40, 8192)
+    assert group_size({"target": big}, 80 * GIB, 0.9, 256, 2) == 2
+    assert group_size({"target": big}, 80 * GIB, 0.9, 256, 1) == 1
+
+
+def test_what_no_group_holds_is_refused_with_the_heads():
+    with pytest.raises(ConfigError, match=r"on each of 4 GPU(.|\n)*8 GPU\(s\)(.|\n)*target: 28"):
+        grouped(replace(BF16, weight_bytes=100 * GB))  # 28 heads: no group of 8
+    with pytest.raises(ConfigError, match=r"on each of 1 GPU(.|\n)*1 GPU\(s\)"):
+        grouped(BF16, total=16 * GIB, cards=1)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
@@ -100,4 +124,4 @@ def test_the_worker_is_told_shares_on_a_gpu_and_cache_bytes_on_a_cpu(models):
 
 def test_a_cpu_always_holds_one_sequence():
     assert cpu_cache_bytes(NF4) == 2 * GIB
-    assert cpu_cache_bytes(Need(1, 10**6, 10, 8192)) == 8192 * 10**6
+    assert cpu_cache_bytes(Need(1, 10**6, 10, 1, 8192)) == 8192 * 10**6

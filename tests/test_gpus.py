@@ -11,7 +11,8 @@ from axolotl_safety.config import EngineConfig
 from axolotl_safety.engines import gpu_memory, gpus, placement
 from axolotl_safety.engines.base import EngineFigures, ModelSpec
 from axolotl_safety.engines.gpus import Gpu, read_gpus, visible_names
-from axolotl_safety.engines.placement import ModelNeed, place, plan_placement, tensor_parallel_size
+from axolotl_safety.engines.placement import place, plan_placement
+from axolotl_safety.engines.share import Need
 from axolotl_safety.errors import ConfigError, StageError
 
 UUIDS = ("GPU-aa11", "GPU-ab22", "GPU-cc33")
@@ -126,27 +127,13 @@ def test_on_a_cpu_there_is_one_lane_and_several_divide_the_cores():
     assert place(4, (), 1, 2).threads == 1
 
 
-def test_a_model_goes_over_as_few_gpus_as_hold_it():
-    def size(weights, heads=28, gpus=8):
-        return tensor_parallel_size([ModelNeed(int(weights * GB), heads)], 24 * GB, 0.9, gpus)
-
-    assert size(15.2) == 1  # a 7B in bfloat16 on a 24 GB card: 17.3 GB of weights fit
-    assert size(17.3) == 2 and size(29.5) == 2 and size(65, heads=64) == 4
-    with pytest.raises(ConfigError, match=r"141.0 GB.*8 GPU\(s\) of 24.0 GB.*at most 8 x 17.3 GB.*quantization"):
-        size(141, heads=64)
-    with pytest.raises(ConfigError, match=r"at most 4 x .*28 attention heads"):
-        size(100)  # 28 heads: no group of 8
-    with pytest.raises(ConfigError, match="at most 1 x"):
-        size(17.5, gpus=1)
-    both = [ModelNeed(10 * GB, 32), ModelNeed(9 * GB, 16)]
-    assert tensor_parallel_size(both, 24 * GB, 0.9, 4) == 2
-
-
 def test_only_vllm_measures_the_models_and_only_where_nothing_is_said(monkeypatch):
     cards = (Gpu("0", 24 * GB, 0, {}), Gpu("1", 20 * GB, 0, {}))
     asked = []
     monkeypatch.setattr(
-        placement, "model_needs", lambda models: asked.append(models) or [ModelNeed(int(15.2 * GB), 28)]
+        placement,
+        "read_needs",
+        lambda models, on_cpu: asked.append(models) or {"target": Need(int(15.2 * GB), 57_344, 152_064, 28, 2048)},
     )
     models = {"target": ModelSpec("x")}
     assert plan_placement(EngineConfig(backend="vllm"), "vllm", models, lambda: cards).devices == (("0", "1"),)
@@ -157,12 +144,6 @@ def test_only_vllm_measures_the_models_and_only_where_nothing_is_said(monkeypatc
     assert plan_placement(EngineConfig(backend="vllm"), "vllm", models, lambda: cards[:1]).replicas == 1
     assert plan_placement(EngineConfig(replicas=2), "transformers", models, lambda: ()).devices == ()
     assert len(asked) == 1
-
-
-def test_the_needs_of_a_model_come_from_its_configuration(models):
-    (need,) = placement.model_needs({"target": ModelSpec(str(models("qwen3")), dtype="float32")})
-    (half,) = placement.model_needs({"target": ModelSpec(str(models("qwen3")), dtype="bfloat16")})
-    assert need.weight_bytes == 2 * half.weight_bytes > 0 and need.heads > 0
 
 
 def card(used, processes=None, name="0"):

@@ -111,7 +111,8 @@ def test_a_card_that_is_too_small_ends_with_the_reasons(plan):
     assert "bitsandbytes" in generation and "enforce_eager" in generation
     assert "verdict: this cannot run on 1 x rtx3060" in output
     code, found, _ = plan(path, "--gpu", "rtx3060", "--gpus", "4", engine={"quantization": None})
-    assert found["engine"]["parallel"] == 2 and found["engine"]["fits"]  # generation does, on two of them together
+    # On two of them together the model fits beside 1 GB of keys and values; one copy on all four has room.
+    assert found["engine"]["parallel"] == 4 and found["engine"]["fits"]
 
 
 def test_hours_above_the_limit_are_a_reason(plan):

@@ -17,7 +17,7 @@ from axolotl_safety.engines.base import ModelSpec
 from axolotl_safety.engines.errors import EngineError
 from axolotl_safety.engines.gpus import read_gpus
 from axolotl_safety.engines.launch import WORKER
-from axolotl_safety.engines.placement import model_needs, tensor_parallel_size
+from axolotl_safety.engines.vllm_settings import read_needs, tensor_parallel_size
 from axolotl_safety.engines.ray_child import RayChild, actor_class, first_line, shipped_files
 
 LOG = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def ray_launcher(
                 )
             if engine.tensor_parallel_size is None and max(gpus) > 1:
                 smallest = min(card.total_bytes for card in cards)
-                group = tensor_parallel_size(model_needs(models), smallest, engine.gpu_memory_utilization, max(gpus))
+                group = tensor_parallel_size(engine, read_needs(models, on_cpu=False), smallest, max(gpus))
         room = cluster_lanes(gpus, group)
         lanes = room if engine.replicas == "auto" else engine.replicas
         if lanes < 1 or (any(gpus) and lanes > room):

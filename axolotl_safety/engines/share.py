@@ -6,6 +6,7 @@ and values. Two models that start with its default share do not fit one card.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,12 +30,14 @@ class Need:
         weight_bytes: of all its weights.
         kv_bytes_per_token: keys and values of one token.
         vocabulary: rows of its head.
+        heads: attention heads; a tensor-parallel group divides them evenly.
         longest: tokens of the longest sequence that will be asked.
     """
 
     weight_bytes: int
     kv_bytes_per_token: int
     vocabulary: int
+    heads: int
     longest: int
 
     @property
@@ -85,6 +88,51 @@ def divide(
         if budget < floors[name] + cache[name]:
             raise ConfigError(_no_fit(name, need, floors[name], cache[name], budget, total, free, group))
     return {name: Share(budget, len(needs) > 1) for name in needs}
+
+
+def group_sizes(needs: Mapping[str, Need], cards: int) -> list[int]:
+    """How many cards may hold one copy of the models: the powers of two that divide every model's attention heads."""
+    heads = math.gcd(*(need.heads for need in needs.values()))
+    sizes = [1]
+    while sizes[-1] * 2 <= cards and heads % (sizes[-1] * 2) == 0:
+        sizes.append(sizes[-1] * 2)
+    return sizes
+
+
+def group_size(needs: Mapping[str, Need], total: int, utilization: float, sequences: int, cards: int) -> int:
+    """The fewest cards that hold one copy of the models with room for several of the target's longest sequences.
+
+    A copy that just fits decodes one sequence at a time, and then one copy over two cards is faster than two copies.
+
+    Args:
+        needs: by model name, the target first.
+        total: memory of the smallest card in bytes.
+        utilization: share of a card for all models together.
+        sequences: completions decoded at once.
+        cards: how many there are.
+
+    Returns:
+        One of `group_sizes`; the largest where none leaves that room.
+
+    Raises:
+        ConfigError: a model does not fit, not even on all cards.
+    """
+    target = next(iter(needs))
+    sizes = group_sizes(needs, cards)
+    for size in sizes:
+        try:
+            given = divide(needs, total, total, utilization, sequences, size)[target].gpu_bytes
+        except ConfigError as error:
+            if size == sizes[-1]:
+                raise ConfigError(
+                    f"{error} Of {cards} GPU(s), a group takes a power of two that divides the attention heads "
+                    f"({', '.join(f'{name}: {need.heads}' for name, need in needs.items())})."
+                ) from None
+            continue
+        cache = _TARGET_SEQUENCES * needs[target].sequence_bytes // size
+        if given >= needs[target].floor_bytes(sequences, size) + cache:
+            return size
+    return sizes[-1]
 
 
 def _no_fit(name: str, need: Need, floor: int, cache: int, budget: int, total: int, free: int, group: int) -> str:

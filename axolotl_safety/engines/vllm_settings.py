@@ -8,7 +8,7 @@ from typing import Any
 from ..config import EngineConfig
 from .base import ModelSpec
 from .gpus import Gpu
-from .share import Need, cpu_cache_bytes, divide
+from .share import Need, cpu_cache_bytes, divide, group_size
 
 DEFAULT_MAX_NUM_SEQS = 256
 _UNKNOWN_WINDOW = 4096
@@ -17,6 +17,23 @@ _UNKNOWN_WINDOW = 4096
 def max_num_seqs(engine: EngineConfig) -> int:
     """Completions decoded at once."""
     return engine.max_num_seqs or DEFAULT_MAX_NUM_SEQS
+
+
+def tensor_parallel_size(engine: EngineConfig, needs: Mapping[str, Need], card_bytes: int, cards: int) -> int:
+    """Cards that hold one copy of the models together: what the user says, else the fewest that do well.
+
+    Args:
+        engine: the user's section.
+        needs: by model name, the target first.
+        card_bytes: memory of the smallest card.
+        cards: how many one copy may use.
+
+    Raises:
+        ConfigError: a model does not fit, not even on all cards.
+    """
+    if engine.tensor_parallel_size is not None:
+        return engine.tensor_parallel_size
+    return group_size(needs, card_bytes, engine.gpu_memory_utilization, max_num_seqs(engine), cards)
 
 
 def worker_options(engine: EngineConfig, needs: Mapping[str, Need], cards: Sequence[Gpu], group: int) -> dict[str, Any]:
@@ -68,6 +85,7 @@ def read_needs(models: Mapping[str, ModelSpec], on_cpu: bool) -> dict[str, Need]
             weight_bytes=size.weight_bytes(dtype, spec.quantization),
             kv_bytes_per_token=size.kv_bytes_per_token(dtype),
             vocabulary=size.vocabulary,
+            heads=size.heads,
             longest=spec.max_model_len or size.window or _UNKNOWN_WINDOW,
         )
     return needs

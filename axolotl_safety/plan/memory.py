@@ -56,7 +56,7 @@ class Resident:
     @property
     def need(self) -> Need:
         """What the engine divides a card by."""
-        return Need(self.weight_bytes, self.kv_bytes, self.size.vocabulary, self.longest)
+        return Need(self.weight_bytes, self.kv_bytes, self.size.vocabulary, self.size.heads, self.longest)
 
 
 @dataclass(frozen=True)

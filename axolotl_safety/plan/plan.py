@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..engines.share import group_sizes
+from ..engines.vllm_settings import tensor_parallel_size
+from ..errors import ConfigError
 from ..guards.judge import ModelGuard
 from ..journal import Journal
 from ..prepare import Prepared
@@ -204,18 +207,19 @@ def _engine(prepared: Prepared, residents: Sequence[Resident], place: Place) -> 
     assert card is not None
     if prepared.backend == "transformers":
         return transformers_memory(residents, card.memory_bytes, engine.batch_size), _copies(engine.replicas, count)
-    sizes = [engine.tensor_parallel_size] if engine.tensor_parallel_size else [1, 2, 4, 8]
-    for parallel in sizes:
-        memory = vllm_memory(
-            residents,
-            card.memory_bytes,
-            engine.gpu_memory_utilization,
-            engine.max_num_seqs,
-            engine.enforce_eager,
-            parallel,
-        )
-        if memory.fits or parallel * 2 > count:
-            break
+    needs = {resident.name: resident.need for resident in residents}
+    try:
+        group = tensor_parallel_size(engine, needs, card.memory_bytes, count)
+    except ConfigError:  # said by `findings`, with this card's figures
+        group = group_sizes(needs, count)[-1]
+    memory = vllm_memory(
+        residents,
+        card.memory_bytes,
+        engine.gpu_memory_utilization,
+        engine.max_num_seqs,
+        engine.enforce_eager,
+        group,
+    )
     return memory, _copies(engine.replicas, count // memory.parallel)
 
 
