@@ -17,8 +17,8 @@ from axolotl_safety.engines.base import ModelSpec
 from axolotl_safety.engines.errors import EngineError
 from axolotl_safety.engines.gpus import read_gpus
 from axolotl_safety.engines.launch import WORKER
-from axolotl_safety.engines.vllm_settings import read_needs, tensor_parallel_size
 from axolotl_safety.engines.ray_child import RayChild, actor_class, first_line, shipped_files
+from axolotl_safety.engines.vllm_settings import read_needs, tensor_parallel_size
 
 LOG = logging.getLogger(__name__)
 # What the driver says about the hub holds for the nodes; tokens are the nodes' own business.
