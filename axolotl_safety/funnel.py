@@ -167,24 +167,21 @@ def log_funnel(source: str, method: str, manifest: dict[str, Any]) -> None:
     LOG.info("\n".join(lines))
 
 
-def warn_of_empty_thoughts(rows: Iterable[Outcome]) -> None:
-    """Originals without a thought teach a reasoning model to answer without thinking."""
-    count = sum(row.status != "rejected" and not row.thinking.strip() for row in rows)
-    if count:
-        LOG.warning(
-            "%d rows that are trained on have no thought: they teach the model to answer without thinking. Name the "
-            "column that holds it (safety: {thought_field: ...}), or let the model write its own (type: "
-            "axolotl_safety.dgr or axolotl_safety.thinksafe).",
-            count,
-        )
+def warnings_of(rows: Sequence[Outcome], methods: Iterable[str], kl: bool) -> list[str]:
+    """What a user should know of the rows as a whole before training on them.
 
-
-def warn_without_benign_rows(methods: Iterable[str], labels: Iterable[str], kl: bool) -> None:
-    """A model trained on refusals alone tends to refuse everything; say so, with the lines that cure it."""
-    if kl and "benign" not in labels:
-        LOG.warning("safety.kl is set and no row is benign: no token is compared with the frozen model.")
-    if {"dgr", "thinksafe"} & set(methods) and "benign" not in labels:
-        LOG.warning(
+    Args:
+        rows: of all dataset entries.
+        methods: by which they were made.
+        kl: whether ``safety.kl`` is set.
+    """
+    found = []
+    trained = [row for row in rows if row.status != "rejected"]
+    benign = any(row.label == "benign" for row in trained)
+    if kl and not benign:
+        found.append("safety.kl is set and no row is benign: no token is compared with the frozen model.")
+    if {"dgr", "thinksafe"} & set(methods) and not benign:
+        found.append(
             "no benign rows: a model trained on refusals alone tends to refuse everything. Check over-refusal after "
             "training, or let the model answer benign prompts too:\n"
             "datasets:\n"
@@ -192,3 +189,11 @@ def warn_without_benign_rows(methods: Iterable[str], labels: Iterable[str], kl: 
             "    type: axolotl_safety.thinksafe\n"
             "    safety: {label: benign, prompt_field: prompt}"
         )
+    without = sum(not row.thinking.strip() for row in trained)
+    if without:
+        found.append(
+            f"{without} rows that are trained on have no thought: they teach the model to answer without thinking. "
+            "Name the column that holds it (safety: {thought_field: ...}), or let the model write its own (type: "
+            "axolotl_safety.dgr or axolotl_safety.thinksafe)."
+        )
+    return found

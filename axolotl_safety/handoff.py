@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def _table(rows: Sequence[Row]) -> Any:
     return Dataset.from_dict(columns, features=features)
 
 
-def _read_hash(train: Path) -> str | None:
+def read_hash(train: Path) -> str | None:
     """Hash of a dataset that is already on disk, None if it cannot be read."""
     from datasets import load_from_disk
 
@@ -140,12 +140,17 @@ def write_dataset(
     train = folder / "train"
     if not rows:
         make_folder(folder)
-    elif _read_hash(train) != digest:
+    elif read_hash(train) != digest:
         _write_train(train, rows, digest)
     _write_rows(folder / "rows.parquet", outcomes, thought_length)
-    text = json.dumps({"hash": digest, **manifest}, indent=2, sort_keys=False, ensure_ascii=True)
-    write_atomically(folder / "manifest.json", text.encode() + b"\n")
+    write_manifest(folder, {"hash": digest, **manifest})
     return digest, train
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write ``manifest.json`` as a whole."""
+    text = json.dumps(manifest, indent=2, sort_keys=False, ensure_ascii=True)
+    write_atomically(folder / "manifest.json", text.encode() + b"\n")
 
 
 def _write_train(train: Path, rows: Sequence[Row], digest: str) -> None:
@@ -162,7 +167,7 @@ def _write_train(train: Path, rows: Sequence[Row], digest: str) -> None:
         os.replace(part, train)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    found = _read_hash(train)
+    found = read_hash(train)
     if found != digest:
         raise StageError(f"{train} reads back with hash {found}, not {digest}: the disk does not keep what is written.")
 

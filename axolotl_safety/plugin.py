@@ -40,10 +40,12 @@ class SafetyPlugin(BasePlugin):
         from axolotl.utils.dict import DictDefault
 
         from .errors import NothingAccepted
+        from .finished import recall
         from .interrupt import interruptible
         from .prepare import check_writable, our_entries, section
         from .ranks import once
         from .report.page import try_report
+        from .rows import REPORT
         from .stage import config_hash, refuse_adapter_below, run_stage
 
         if cfg.rl:
@@ -58,12 +60,14 @@ class SafetyPlugin(BasePlugin):
         check_writable(work_dir)
 
         def work() -> dict[str, Any]:
+            outputs = recall(cfg)
             try:
-                outputs = run_stage(cfg)
+                outputs, made = (run_stage(cfg), True) if outputs is None else (outputs, False)
             except NothingAccepted:  # then more than ever
                 try_report(work_dir)
                 raise
-            try_report(work_dir)
+            if made or not (work_dir / REPORT).exists():
+                try_report(work_dir)
             return {str(index): output for index, output in outputs.items()}
 
         command = f"axolotl {'preprocess' if preprocess else 'train'} {cfg.axolotl_config_path}"

@@ -34,6 +34,7 @@ class FinishedDataset(DatasetWrappingStrategy):
         """
         from datasets import load_from_disk
 
+        from .finished import recall
         from .prepare import check_writable, section
         from .ranks import exclusive
         from .stage import run_stage
@@ -41,7 +42,7 @@ class FinishedDataset(DatasetWrappingStrategy):
         check_writable(Path(section(self._cfg).work_dir))
 
         with exclusive(Path(section(self._cfg).work_dir)):
-            outputs = run_stage(self._cfg, allow_engine=False)
+            outputs = recall(self._cfg) or run_stage(self._cfg, allow_engine=False)
         for index, entry in enumerate(self._cfg.datasets):
             same = (entry.path, entry.type, entry.field_model)  # register() put the entry's index into field_model
             if same == (self._entry.path, self._entry.type, self._entry.field_model):

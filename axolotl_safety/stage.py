@@ -20,7 +20,8 @@ from .engines.base import Engine, EngineFigures, ModelSpec
 from .engines.choose import start_engine
 from .engines.gpu_memory import require_given_back
 from .errors import ConfigError, NothingAccepted, writing_in
-from .funnel import entry_manifest, log_funnel, warn_of_empty_thoughts, warn_without_benign_rows
+from .finished import remember
+from .funnel import entry_manifest, log_funnel, warnings_of
 from .guards.judge import check_remote
 from .handoff import write_dataset
 from .plan.gate import check_plan
@@ -99,6 +100,14 @@ def _run(
         record_run(prepared.work_dir, prepared.backend, queue)
     figures = queue.engine.figures if queue.engine else EngineFigures()
     outputs = _deliver(prepared, outcomes, probed, queue, figures, started)
+    warnings = warnings_of(
+        [row for rows in outcomes.values() for row in rows],
+        {entry.method for entry in prepared.entries},
+        prepared.safety.kl is not None,
+    )
+    for warning in warnings:
+        LOG.warning("%s", warning)
+    remember(cfg, prepared.work_dir, [journal.path for journal in journals.values()], outputs, warnings)
     require_given_back(figures)  # last, so that the next run finds everything done
     return outputs
 
@@ -174,9 +183,6 @@ def _deliver(
         digest, train = write_dataset(work_dir, rows, manifest, kl, prepared.tokens.thought_length)
         LOG.info("%s: %d rows in %s", entry.source.name, trained, train if trained else train.parent)
         outputs[entry.index] = {"hash": digest, "train": str(train), "rows": trained}
-    kept = [row.label for rows in outcomes.values() for row in rows if row.status != "rejected"]
-    warn_without_benign_rows({entry.method for entry in prepared.entries}, set(kept), kl)
-    warn_of_empty_thoughts([row for rows in outcomes.values() for row in rows])
     latest = {index: output["hash"] for index, output in outputs.items()}
     write_atomically(work_dir / LATEST, json.dumps(latest).encode() + b"\n")
     if nothing:

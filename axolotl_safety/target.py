@@ -161,15 +161,8 @@ def load_model_files(
     stops = list(stops) if isinstance(stops, list) else [] if stops is None else [stops]
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
         stops.append(tokenizer.eos_token_id)
-    commit = getattr(config, "_commit_hash", None)
-    if local.is_dir():
-        fingerprint, path = fingerprint_folder(local), str(local.resolve())
-    elif commit:
-        fingerprint, path = f"{name}@{commit}", name
-    else:
-        raise ModelError(f"{role} {name!r}: neither a local folder nor a hub commit could be made out")
-    if tokenizer_name and tokenizer_name != name:
-        fingerprint = f"{fingerprint}+{_tokenizer_fingerprint(tokenizer_name, revision)}"
+    fingerprint = _fingerprint(name, role, config, tokenizer_name, revision)
+    path = str(local.resolve()) if local.is_dir() else name
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     tokenizer_file = Path(tokenizer_name or name) / "tokenizer.json"
     return ModelFiles(
@@ -183,6 +176,34 @@ def load_model_files(
         family=_family(text_config, tokenizer),
         config=config,
     )
+
+
+def model_fingerprint(
+    name: str, tokenizer_name: str | None = None, revision: str | None = None, trust_remote_code: bool = False
+) -> str:
+    """The fingerprint that `load_model_files` gives, without loading a tokenizer.
+
+    Raises:
+        ModelError, OSError, ValueError: the model is not there.
+    """
+    from transformers import AutoConfig
+
+    local = Path(name).is_dir()
+    config = None if local else AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    return _fingerprint(name, "model", config, tokenizer_name, revision)
+
+
+def _fingerprint(name: str, role: str, config: Any, tokenizer_name: str | None, revision: str | None) -> str:
+    commit = getattr(config, "_commit_hash", None)
+    if Path(name).is_dir():
+        fingerprint = fingerprint_folder(Path(name))
+    elif commit:
+        fingerprint = f"{name}@{commit}"
+    else:
+        raise ModelError(f"{role} {name!r}: neither a local folder nor a hub commit could be made out")
+    if tokenizer_name and tokenizer_name != name:
+        fingerprint = f"{fingerprint}+{_tokenizer_fingerprint(tokenizer_name, revision)}"
+    return fingerprint
 
 
 def _tokenizer_fingerprint(name: str, revision: str | None) -> str:

@@ -548,7 +548,7 @@ def test_the_hand_off_writes_the_mask_only_when_asked(tmp_path):
     table = load_from_disk(str(train_on))
     assert table["kl_mask"][:] == [[0, 0, 0, 0], [0, 0, 1, 1, 1]]
     assert table.features["kl_mask"].feature.dtype == "int8"
-    assert handoff._read_hash(train_on) == on and handoff._read_hash(train_off) == off
+    assert handoff.read_hash(train_on) == on and handoff.read_hash(train_off) == off
     harmful = [outcome for outcome in outcomes() if outcome.label == "harmful"]
     assert handoff.write_dataset(tmp_path, harmful, {})[0] != handoff.write_dataset(tmp_path, harmful, {}, kl=True)[0]
 

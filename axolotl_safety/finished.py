@@ -1,0 +1,168 @@
+"""What the last stage came to: a command whose YAML, data and models are still the same is served at once.
+
+A finished stage walked again writes the same bytes, but walking takes about two seconds for a thousand rows. So its
+end is noted together with everything that it was made from. If any of that differs, nothing is served and the stage is
+walked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .atomic import write_atomically
+from .engines.base import EngineFigures
+from .errors import ConfigError, DataError
+from .funnel import log_funnel
+from .handoff import read_hash, write_manifest
+from .prepare import our_entries, section
+from .rows import LATEST
+from .sources import read_source
+from .target import model_fingerprint
+
+LOG = logging.getLogger(__name__)
+FINISHED = "finished.json"  # in work_dir
+# Axolotl's keys that the stage reads besides `safety` and `datasets`; a test holds them against what it does read.
+KEYS = ("base_model", "tokenizer_config", "revision_of_model", "trust_remote_code", "sequence_len", "seed")
+# They render, tokenise, read the rows and write the dataset.
+_LIBRARIES = ("axolotl", "datasets", "jinja2", "numpy", "pyarrow", "tokenizers", "transformers")
+# Keys of the section that no row depends on.
+_ELSEWHERE = {"work_dir", "eval", "max_hours"}
+_PIECE = 1 << 20
+
+
+def remember(
+    cfg: Any, work_dir: Path, journals: Iterable[Path], outputs: Mapping[int, dict[str, Any]], warnings: Sequence[str]
+) -> None:
+    """Note the end of a stage.
+
+    Args:
+        cfg: the final Axolotl config.
+        work_dir: the stage's folder.
+        journals: the files that answered it.
+        outputs: by dataset index, as the stage returns them.
+        warnings: what was said about the rows as a whole.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    note = {
+        "made_from": _made_from(cfg),
+        "journals": {path.name: [size := path.stat().st_size, _begin(path, size)] for path in sorted({*journals})},
+        "outputs": {str(index): [output["hash"], output["rows"]] for index, output in outputs.items()},
+        "warnings": list(warnings),
+    }
+    write_atomically(work_dir / FINISHED, json.dumps(note).encode() + b"\n")
+
+
+def recall(cfg: Any) -> dict[int, dict[str, Any]] | None:
+    """What the stage would return, if nothing that it was made from has changed; else None.
+
+    Whatever is wrong here (a file is gone, a model cannot be read) is left for the stage itself to say.
+
+    Args:
+        cfg: the final Axolotl config.
+    """
+    started = time.monotonic()
+    work_dir = Path(section(cfg).work_dir)
+    try:
+        note = json.loads((work_dir / FINISHED).read_text(encoding="utf-8"))
+        latest = json.loads((work_dir / LATEST).read_text(encoding="utf-8"))
+        outputs = {int(index): _output(work_dir, *output) for index, output in note["outputs"].items()}
+        same = latest == {index: digest for index, (digest, _) in note["outputs"].items()}
+        for name, (size, digest) in note["journals"].items():
+            same = same and _begin(work_dir / "journal" / name, size) == digest
+        if not same or note["made_from"] != _made_from(cfg):
+            return None
+        manifests = {index: _manifest(output) for index, output in outputs.items()}
+        for index, manifest in manifests.items():
+            manifest |= _nothing_done(manifest, time.monotonic() - started)
+            write_manifest(Path(outputs[index]["train"]).parent, manifest)
+        warnings = [str(warning) for warning in note["warnings"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError, DataError):
+        return None
+    for index, manifest in manifests.items():
+        name = manifest["source"]["path"]
+        log_funnel(name, manifest["method"], manifest)
+        LOG.info("%s: finished before, %d rows in %s", name, outputs[index]["rows"], outputs[index]["train"])
+    for warning in warnings:
+        LOG.warning("%s", warning)
+    return outputs
+
+
+def _output(work_dir: Path, digest: str, rows: int) -> dict[str, Any]:
+    return {"hash": digest, "train": str(work_dir / "datasets" / digest / "train"), "rows": rows}
+
+
+def _manifest(output: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a dataset that is wholly there.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: it is not.
+    """
+    train = Path(output["train"])
+    if read_hash(train) != output["hash"]:
+        raise ValueError(f"{train} is not what it was")
+    (train.parent / "rows.parquet").stat()
+    manifest = json.loads((train.parent / "manifest.json").read_text(encoding="utf-8"))
+    if manifest["hash"] != output["hash"]:
+        raise ValueError(f"{train.parent} holds another dataset's manifest")
+    return manifest
+
+
+def _nothing_done(manifest: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What a manifest says of the run itself."""
+    counts = dict.fromkeys(manifest["counts"], 0) | {"reused": manifest["funnel"]["asked"]}
+    engine = {"backend": manifest["engine"]["backend"], **asdict(EngineFigures())}
+    return {"counts": counts, "engine": engine, "seconds": round(seconds, 3)}
+
+
+def _begin(path: Path, size: int) -> str:
+    """Hash of a file's first bytes. Journals only grow, and what comes later answers other requests."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while size > 0 and (piece := file.read(min(size, _PIECE))):
+            digest.update(piece)
+            size -= len(piece)
+    return digest.hexdigest() if size == 0 else "too short"
+
+
+def _made_from(cfg: Any) -> str:
+    """Hash of everything that decides what the stage writes, given its journals.
+
+    Raises:
+        ConfigError, DataError, OSError, ValueError: some of it cannot be read.
+    """
+    safety = section(cfg)
+    entries = {index: cfg.datasets[index] for index in our_entries(cfg)}
+    trust = bool(cfg.trust_remote_code)
+    parts = {
+        "code": _code(),
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "settings": safety.model_dump(mode="json", exclude=_ELSEWHERE),
+        "keys": {key: cfg[key] for key in KEYS},
+        "target": model_fingerprint(cfg.base_model, cfg.tokenizer_config, cfg.revision_of_model, trust),
+        "guards": [model_fingerprint(guard.model) for guard in safety.guard if guard.kind == "model"],
+        # `field_model` is ours: what `register` marks an entry with differs after each finished stage.
+        "entries": {index: {**entry, "field_model": None} for index, entry in entries.items()},
+        "sources": {
+            index: read_source(entry, cfg.hf_use_auth_token, int(cfg.seed or 42)).sha256
+            for index, entry in entries.items()
+        },
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _code() -> str:
+    """Hash of this package's own files: another version of it may check or choose otherwise."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
