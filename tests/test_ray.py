@@ -10,7 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import axolotl_cli as cli
 import pytest
+import tiny
+import yaml
 from engine_helpers import FAKE_WORKER, child_environ, is_running, request, wait_until
 from test_engine_client import answers, expected, many
 
@@ -195,6 +198,25 @@ def test_a_driver_that_ends_or_is_killed_leaves_no_process(quick, tmp_path, way)
         driver.kill()
     driver.communicate(timeout=60)
     wait_until(lambda: not any(map(is_running, pids)), 20)
+
+
+def test_axolotls_own_training_on_ray_runs_the_stage_in_its_worker(quick, tmp_path, models):
+    rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.direct_refusal_rows(6))
+    safety = {"work_dir": "./safety", "engine": {"backend": "transformers"}, "guard": {"model": "builtin"}}
+    safety |= {"sampling": {"max_new_tokens": 60}, "dgr": {"retries": 0, "on_failure": "keep_original"}}
+    ray_keys = {"use_ray": True, "ray_num_workers": 1, "resources_per_worker": {"CPU": 1}}
+    config = cli.training_yaml(models("qwen3"), rows, tmp_path, safety=safety, **ray_keys)
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(config))
+    program = [sys.executable, str(Path(__file__).parent / "ray_train.py"), "config.yml"]
+    done = subprocess.run(
+        program, cwd=tmp_path, env=child_environ() | cli.OFFLINE | QUICK, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    (manifest,) = cli.manifests(tmp_path / "safety")  # where the command was typed, not where Ray's worker runs
+    assert manifest["counts"]["engine_starts"] == 1 and manifest["funnel"]["trained"] == 6
+    assert f"Loading dataset: {tmp_path}/safety/datasets/{manifest['hash']}/train" in done.stdout + done.stderr
+    assert (tmp_path / "model" / "adapter_model.safetensors").exists()
+    assert not cli.processes_of(tmp_path / "safety")
 
 
 def test_lanes_follow_the_clusters_gpus():
