@@ -56,10 +56,11 @@ def remember(
     note = {
         "made_from": _made_from(cfg),
         "journals": {path.name: [size := path.stat().st_size, _begin(path, size)] for path in sorted({*journals})},
-        "outputs": {str(index): [output["hash"], output["rows"]] for index, output in outputs.items()},
+        "outputs": {str(index): [_written(output), _manifest(output)] for index, output in outputs.items()},
         "warnings": list(warnings),
     }
-    write_atomically(work_dir / FINISHED, json.dumps(note).encode() + b"\n")
+    text = json.dumps(note)
+    write_atomically(work_dir / FINISHED, f"{_checksum(text)}\n{text}\n".encode())
 
 
 def recall(cfg: Any) -> dict[int, dict[str, Any]] | None:
@@ -73,48 +74,52 @@ def recall(cfg: Any) -> dict[int, dict[str, Any]] | None:
     started = time.monotonic()
     work_dir = Path(section(cfg).work_dir)
     try:
-        note = json.loads((work_dir / FINISHED).read_text(encoding="utf-8"))
+        checksum, _, text = (work_dir / FINISHED).read_text(encoding="utf-8").partition("\n")
+        if checksum != _checksum(text[:-1]):
+            return None
+        note = json.loads(text)
         latest = json.loads((work_dir / LATEST).read_text(encoding="utf-8"))
-        outputs = {int(index): _output(work_dir, *output) for index, output in note["outputs"].items()}
-        same = latest == {index: digest for index, (digest, _) in note["outputs"].items()}
+        same = latest == {index: written["hash"] for index, (written, _) in note["outputs"].items()}
         for name, (size, digest) in note["journals"].items():
             same = same and _begin(work_dir / "journal" / name, size) == digest
         if not same or note["made_from"] != _made_from(cfg):
             return None
-        manifests = {index: _manifest(output) for index, output in outputs.items()}
-        for index, manifest in manifests.items():
-            manifest |= _nothing_done(manifest, time.monotonic() - started)
-            write_manifest(Path(outputs[index]["train"]).parent, manifest)
-        warnings = [str(warning) for warning in note["warnings"]]
+        outputs, manifests = {}, []
+        for index, (written, manifest) in note["outputs"].items():
+            outputs[int(index)] = output = _output(work_dir, written["hash"], manifest)
+            if _written(output) != written:
+                return None
+            manifests.append(manifest | _nothing_done(manifest, time.monotonic() - started))
+            write_manifest(Path(output["train"]).parent, manifests[-1])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError, DataError):
         return None
-    for index, manifest in manifests.items():
+    for output, manifest in zip(outputs.values(), manifests, strict=True):
         name = manifest["source"]["path"]
         log_funnel(name, manifest["method"], manifest)
-        LOG.info("%s: finished before, %d rows in %s", name, outputs[index]["rows"], outputs[index]["train"])
-    for warning in warnings:
+        LOG.info("%s: finished before, %d rows in %s", name, output["rows"], output["train"])
+    for warning in note["warnings"]:
         LOG.warning("%s", warning)
     return outputs
 
 
-def _output(work_dir: Path, digest: str, rows: int) -> dict[str, Any]:
-    return {"hash": digest, "train": str(work_dir / "datasets" / digest / "train"), "rows": rows}
+def _output(work_dir: Path, digest: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    train = work_dir / "datasets" / digest / "train"
+    return {"hash": digest, "train": str(train), "rows": manifest["funnel"]["trained"]}
+
+
+def _written(output: Mapping[str, Any]) -> dict[str, Any]:
+    """Hashes of what stands on the disk for one dataset."""
+    train = Path(output["train"])
+    rows = train.parent / "rows.parquet"
+    return {"hash": read_hash(train), "rows": _begin(rows, rows.stat().st_size)}
 
 
 def _manifest(output: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest of a dataset that is wholly there.
+    return json.loads((Path(output["train"]).parent / "manifest.json").read_text(encoding="utf-8"))
 
-    Raises:
-        OSError, ValueError, KeyError, TypeError: it is not.
-    """
-    train = Path(output["train"])
-    if read_hash(train) != output["hash"]:
-        raise ValueError(f"{train} is not what it was")
-    (train.parent / "rows.parquet").stat()
-    manifest = json.loads((train.parent / "manifest.json").read_text(encoding="utf-8"))
-    if manifest["hash"] != output["hash"]:
-        raise ValueError(f"{train.parent} holds another dataset's manifest")
-    return manifest
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _nothing_done(manifest: Mapping[str, Any], seconds: float) -> dict[str, Any]:

@@ -95,6 +95,12 @@ def _flip(path: Path, place: int) -> None:
     path.write_bytes(content)
 
 
+def shaped(note) -> str:
+    """A note with a sound checksum."""
+    text = json.dumps(note)
+    return f"{finished._checksum(text)}\n{text}\n"
+
+
 DAMAGE = {
     "a source row": lambda run: run.rows.__setitem__(0, {**run.rows[0], "instruction": "How do I polish the cup?"}),
     "the weights": lambda run: _flip(run.model / "model.safetensors", -1),
@@ -105,13 +111,13 @@ DAMAGE = {
     "the ids": lambda run: _flip(next((run.dataset / "train").glob("*.arrow")), -600),
     "the dataset": lambda run: shutil.rmtree(run.dataset / "train"),
     "the rows": lambda run: (run.dataset / "rows.parquet").unlink(),
-    "the manifest": lambda run: (run.dataset / "manifest.json").unlink(),
-    "a manifest of something else": lambda run: (run.dataset / "manifest.json").write_text("[]"),
+    "a byte of the rows": lambda run: _flip(run.dataset / "rows.parquet", 400),
     "what the last stage wrote": lambda run: (run.work / LATEST).write_text('{"0": "0123"}'),
     "the note": lambda run: (run.work / FINISHED).unlink(),
     "a torn note": lambda run: os.truncate(run.work / FINISHED, 40),
-    "a note of something else": lambda run: (run.work / FINISHED).write_text("[1]"),
-    "a note of another shape": lambda run: (run.work / FINISHED).write_text('{"outputs": {"0": 1}}'),
+    "a note of something else": lambda run: (run.work / FINISHED).write_text(shaped([1])),
+    "a note of another shape": lambda run: (run.work / FINISHED).write_text(shaped({"outputs": {"0": 1}})),
+    "a note without its checksum": lambda run: _edit(run.work / FINISHED, "\n", "0\n"),
 }
 
 
@@ -121,6 +127,16 @@ def test_what_has_changed_on_the_disk_is_walked(run, what):
     run.rows = rows
     DAMAGE[what](run)
     assert recall(run.config()) is None
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text("[]")])
+def test_a_manifest_is_written_anew(run, harm):
+    path = run.dataset / "manifest.json"
+    before = json.loads(path.read_text())
+    harm(path)
+    assert recall(run.config()) == run.outputs
+    after = json.loads(path.read_text())
+    assert {key for key in before if before[key] != after[key]} <= {"counts", "engine", "seconds"}
 
 
 def test_another_version_of_package_or_library_is_walked(run, monkeypatch):
@@ -198,6 +214,4 @@ def test_every_key_that_the_stage_reads_is_known(run, tmp_path, monkeypatch):
     known = {*KEYS, "safety", "datasets", "hf_use_auth_token"}
     assert set(KEYS) - {"seed"} <= asked  # the watch works
     assert asked - set(dir(DictDefault)) - known == set()
-    assert json.loads((run.work / FINISHED).read_text())["outputs"] == {
-        "0": [run.outputs[0]["hash"], run.outputs[0]["rows"]]
-    }
+    assert run.outputs[0]["hash"] in (run.work / FINISHED).read_text()

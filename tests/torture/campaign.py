@@ -21,12 +21,12 @@ from rich.table import Table
 
 from . import damage, disk, engine, evidence, kills, sabotage, together
 from .case import Case, Field
-from .faults import PHASES
+from .faults import PHASES, WRITES
 from .runs import Job, Runs
 from .scenario import Scenario
 
 SEED = 20261125
-_FULL = ["journal", "short", "fsync", "parquet", "train", "manifest", "latest"]
+_FULL = ["journal", "short", "fsync", "parquet", "train", "manifest", "latest", "finished"]
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
@@ -102,6 +102,8 @@ def prepare(runs: Runs, scenario: Scenario, seed: int, cases: list[Case]) -> Fie
         case.problems.append(f"exit code {first.code}: {first.log[-1500:]}")
         return None
     counts = {(phase, what): count for phase, what, count in json.loads((first.evidence / "counts.json").read_text())}
+    unseen = {*WRITES} - {what for _, what in counts}
+    case.problems += [f"no run was watched {what!r}: the watch does not reach the product" for what in sorted(unseen)]
     records = evidence.read_records(finished)
     case.doubled += records.doubled
     reference = evidence.Reference(records.lines, evidence.read_output(finished))
@@ -125,7 +127,8 @@ def plan(field: Field, points: int, short: bool) -> Iterator[tuple[Callable[...,
     yield damage.at_every_byte, (often(3),)
     yield damage.cut_and_resumed, (often(12),)
     yield damage.damaged, (some(list(damage.DAMAGE), 2),)
-    yield disk.full, (some(_FULL, 2),)
+    yield damage.finished, (often(16),)
+    yield disk.full, (_FULL,)
     yield disk.odd_names, (some(disk.NAMES, 1),)
     yield engine.killed_workers, (often(6),)
     if short:

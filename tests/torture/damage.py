@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -124,3 +126,33 @@ def damaged(field: Field, names: list[str]) -> Case:
         if run.code == 0 and set(run.made) != wanted:
             case.problems.append(f"{name}: {len(set(run.made))} results were made, and {len(wanted)} were missing")
     return case
+
+
+def finished(field: Field, tries: int) -> Case:
+    """Finished stages run again: as they were, then each with one file damaged or gone; nothing stale is served."""
+    case = Case("a finished stage with a damaged file")
+    for number in range(tries + 1):
+        case.tries += 1
+        work = field.folder()
+        shutil.copytree(field.finished, work)
+        if number:
+            _harm(work, field.dice)
+        kept = evidence.read_records(work).ids
+        run = field.resumed(case, Job(work))
+        if len(set(run.made)) != len({key[2] for key in field.reference.records} - kept):
+            case.problems.append(f"{len(set(run.made))} results were made, and the journals held all others")
+    return case
+
+
+def _harm(work: Path, dice: random.Random) -> None:
+    """One file of a finished stage is cut, gone or, where every byte of it counts, has a bit flipped."""
+    whole = [*(work / "journal").iterdir(), work / "finished.json", *work.glob("datasets/*.json")]
+    whole += work.glob("datasets/*/*.*")
+    path = dice.choice(sorted([*whole, *work.glob("datasets/*/train/*.arrow")]))
+    way = dice.choice(["cut", "gone", "flipped"] if path in whole else ["cut", "gone"])
+    if way == "gone":
+        path.unlink()
+    elif way == "cut":
+        os.truncate(path, dice.randrange(path.stat().st_size))
+    else:
+        path.write_bytes(_flip(path.read_bytes(), dice))

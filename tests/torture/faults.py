@@ -25,6 +25,15 @@ _BEGINS = {
     "hand-off": ("stage._deliver",),
 }
 PHASES = tuple(_BEGINS)
+# Kinds of instants besides lines; an undisturbed run that never meets one was not watched there.
+WRITES = (
+    "before a line",
+    "mid-line",
+    "between write and flush",
+    "half a file",
+    "half a parquet",
+    "half a train folder",
+)
 _real_pwrite, _real_fsync, _real_replace = os.pwrite, os.fsync, os.replace
 
 
@@ -93,7 +102,7 @@ def install(watch: Watch, lines: bool) -> None:
     import pyarrow.parquet as parquet
 
     import axolotl_safety
-    from axolotl_safety import candidates, dgr, journal, stage, thinksafe
+    from axolotl_safety import atomic, candidates, dgr, stage, thinksafe
 
     modules = {"candidates": candidates, "dgr": dgr, "stage": stage, "thinksafe": thinksafe}
     for phase, places in _BEGINS.items():
@@ -102,7 +111,7 @@ def install(watch: Watch, lines: bool) -> None:
     os.pwrite = _watched_pwrite(watch)
     os.fsync = _around(watch, _real_fsync, "fsync")
     os.replace = _around(watch, _real_replace, "rename")
-    journal.open = lambda *arguments, **named: _HalfFile(watch, open(*arguments, **named))
+    atomic.open = lambda *arguments, **named: _HalfFile(watch, open(*arguments, **named))
     parquet.write_table = _watched_parquet(watch, parquet.write_table)
     datasets.Dataset.save_to_disk = _watched_save(watch, datasets.Dataset.save_to_disk)
     if lines:

@@ -99,7 +99,7 @@ def _train(number: int) -> None:
 
 
 def _file(name: str) -> None:
-    from axolotl_safety import journal
+    from axolotl_safety import atomic
 
     class Full:
         def __init__(self, file: Any):
@@ -122,7 +122,7 @@ def _file(name: str) -> None:
         file = open(path, *arguments, **named)
         return Full(file) if f".{name}.json." in str(path) else file
 
-    journal.open = opened
+    atomic.open = opened
 
 
 def _limit(number: int) -> None:
