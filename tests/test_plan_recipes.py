@@ -25,6 +25,10 @@ LAB = cli.ROOT / "examples" / "lab"
 ROWS = {
     "TianshengHuang/DirectRefusal": lambda: tiny.direct_refusal_rows(1000),
     "UWNSL/SafeChain": lambda: safechain_rows(4000),
+    "my/refusals.jsonl": lambda: [
+        {"instruction": row["prompt"], "response": row["refusal"]} for row in tiny.direct_refusal_rows(1000)
+    ],
+    "my/benign.jsonl": lambda: [{"prompt": f"How do I polish the lamp number {number}?"} for number in range(1000)],
 }
 
 
@@ -100,6 +104,16 @@ def test_a_recipes_comment_holds_the_plans_figures(plan, path):
     gigabytes = int(re.search(r"_(\d+)gb$", path.stem).group(1))
     assert found["place"]["cards"][0]["memory_bytes"] == pytest.approx(gigabytes * 2**30, rel=0.001)
     assert 0 < found["hours"] < 12 and not any("may not fit" in one for one in found["findings"]["warnings"])
+
+
+def test_the_tutorials_recipe_for_24_gb_fits(plan, tmp_path):
+    text = (cli.ROOT / "docs" / "tutorial.md").read_text().partition("### For a card of 24 GB")[2]
+    recipe = tmp_path / "mine.yml"
+    recipe.write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL).group(1))
+    assert yaml.safe_load(recipe.read_text())["base_model"].endswith("Distill-Qwen-7B")
+    code, found, output = plan(recipe, "--gpu", "rtx4090")
+    assert code == 0 and found["can_run"] is True and 0 < found["hours"] < 12, output[-3000:]
+    assert found["engine"]["fits"] and not any("may not fit" in one for one in found["findings"]["warnings"]), output
 
 
 def test_a_card_that_is_too_small_ends_with_the_reasons(plan):
