@@ -10,6 +10,7 @@ from pathlib import Path
 
 import axolotl_cli as cli
 import pytest
+import staleness_table as staleness
 import yaml
 
 from axolotl_safety.config import DatasetOptions, SafetyConfig
@@ -48,6 +49,41 @@ def test_every_key_has_a_description_and_a_word_for_what_it_changes():
         assert generate.effect(path), path
     known = {path for path, *_ in found} | {"datasets"}
     assert set(generate.EFFECTS) <= known, "EFFECTS names keys that do not exist"
+
+
+# Where a section's keys stand, and what a word of the reference may mean in the table that the product is tested by.
+_SECTIONS = {
+    "SafetyConfig": "",
+    "EngineConfig": "engine.",
+    "SamplingConfig": "sampling.",
+    "GuardConfig": "guard.",
+    "DGRConfig": "dgr.",
+    "ThinkSafeConfig": "thinksafe.",
+    "DatasetOptions": "datasets.",
+    "KLConfig": "kl.",
+    "ThinkConfig": "think.",
+    "EvalConfig": "eval.",
+    "EvalSamplingConfig": "eval.sampling.",
+    "EvalSetConfig": "eval.harm.",
+}
+_ASKED = {staleness.ANEW, staleness.PARTLY, staleness.MORE, staleness.FEWER}
+_MEANS = {
+    "no": set(),
+    "anew": {staleness.ANEW, staleness.PARTLY},
+    "more": _ASKED | {staleness.ROWS},
+    "verdicts": {staleness.VERDICTS, staleness.ROWS, staleness.JUDGE},
+    "training": {staleness.ROWS},
+    "evaluation": {staleness.RESULTS},
+}
+
+
+@pytest.mark.parametrize("key", staleness.KEYS)
+def test_the_word_of_a_key_is_what_changing_it_does(key):
+    section, _, name = key.partition(".")
+    word = load_generator().effect(_SECTIONS[section] + name)
+    seen = {change.effect for change in staleness.KEYS[key]} - {staleness.NOTHING}
+    assert seen <= _MEANS[word], f"the reference says {word!r}"
+    assert seen or word in ("no", "training", "evaluation"), f"nothing was seen to change, and it says {word!r}"
 
 
 @pytest.mark.parametrize("key", ["dtype", "quantization", "model", "batch_size", "replicas", "max_num_seqs"])
