@@ -64,13 +64,17 @@ def evaluate(cfg: Any, folders: tuple[str, ...] = (), make_engine: Callable[...,
     work_dir = Path(safety.work_dir)
     check_writable(work_dir)
     with writing_in(work_dir):
-        return _evaluate(cfg, safety, settings, folders, make_engine)
+        return _evaluate(cfg, safety, work_dir, settings, folders, make_engine)
 
 
 def _evaluate(
-    cfg: Any, safety: SafetyConfig, settings: EvalConfig, folders: tuple[str, ...], make_engine: Callable[..., Engine]
+    cfg: Any,
+    safety: SafetyConfig,
+    work_dir: Path,
+    settings: EvalConfig,
+    folders: tuple[str, ...],
+    make_engine: Callable[..., Engine],
 ) -> Evaluated:
-    work_dir = Path(safety.work_dir)
     backend = choose_backend(safety.engine)
     models = contestants(cfg, safety, folders, backend)
     base = models[0].files
