@@ -81,7 +81,9 @@ def vllm_server(python: Path, log: Path) -> Iterator[str]:
         server.wait()
 
 
-def preprocess(recipe: str, backend: str, engine: dict[str, Any], folder: Path) -> dict[str, Any]:
+def preprocess(
+    recipe: str, backend: str, engine: dict[str, Any], folder: Path, seed: int | None = None
+) -> dict[str, Any]:
     """One recipe through one backend.
 
     Returns:
@@ -92,7 +94,9 @@ def preprocess(recipe: str, backend: str, engine: dict[str, Any], folder: Path) 
     """
     folder.mkdir(parents=True)
     config = yaml.safe_load((ROOT / "yaml" / f"{recipe}.yml").read_text(encoding="utf-8"))
-    config["safety"] |= {"engine": engine, "work_dir": str(folder / "safety")}
+    config["safety"] |= {"engine": engine, "work_dir": str(folder / "safety")} | (
+        {} if seed is None else {"seed": seed}
+    )
     config |= {"dataset_prepared_path": str(folder / "prepared"), "output_dir": str(folder / "model")}
     (folder / "config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     log, started = folder / "log.txt", time.monotonic()
@@ -140,7 +144,8 @@ def comma(_: click.Context, __: click.Parameter, value: str) -> list[str]:
 @click.option("--backends", callback=comma, default="transformers,ray,vllm,openai", show_default=True)
 @click.option("--recipes", callback=comma, default="lab_dgr,lab_thinksafe", show_default=True)
 @click.option("--vllm-python", type=click.Path(path_type=Path), default=ROOT / ".venv-vllm" / "bin" / "python")
-def main(backends: list[str], recipes: list[str], vllm_python: Path) -> None:
+@click.option("--seed", type=int, help="other draws than the recipes' own")
+def main(backends: list[str], recipes: list[str], vllm_python: Path, seed: int | None) -> None:
     """Runs all of them and prints what was accepted."""
     vllm_python = vllm_python.absolute()
     engines: dict[str, dict[str, Any]] = {
@@ -155,7 +160,7 @@ def main(backends: list[str], recipes: list[str], vllm_python: Path) -> None:
 
     def run_all(backend: str, engine: dict[str, Any], folder: Path) -> None:
         for recipe in recipes:
-            runs.append(preprocess(recipe, backend, engine, folder / f"{recipe}-{backend}"))
+            runs.append(preprocess(recipe, backend, engine, folder / f"{recipe}-{backend}", seed))
             click.echo(
                 "{recipe} on {backend}: {accepted} of {taken} rows, {accepted_candidates} of {asked} candidates "
                 "({accepted_candidates_pct} %), {seconds} s".format(**runs[-1])
