@@ -94,9 +94,9 @@ def preprocess(
     """
     folder.mkdir(parents=True)
     config = yaml.safe_load((ROOT / "yaml" / f"{recipe}.yml").read_text(encoding="utf-8"))
-    config["safety"] |= {"engine": engine, "work_dir": str(folder / "safety")} | (
-        {} if seed is None else {"seed": seed}
-    )
+    config["safety"] |= {"engine": engine, "work_dir": str(folder / "safety")}
+    if seed is not None:
+        config["safety"]["seed"] = seed
     config |= {"dataset_prepared_path": str(folder / "prepared"), "output_dir": str(folder / "model")}
     (folder / "config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     log, started = folder / "log.txt", time.monotonic()
