@@ -19,7 +19,6 @@ from typing import Any
 
 from .atomic import write_atomically
 from .engines.base import EngineFigures
-from .errors import ConfigError, DataError
 from .funnel import log_funnel
 from .handoff import read_hash, write_manifest
 from .prepare import our_entries, section
@@ -53,8 +52,13 @@ def remember(
     Raises:
         OSError: the disk does not take it.
     """
+    try:
+        made_from = _made_from(cfg)
+    except Exception as error:  # whatever it is: the data is there, and the next command can walk
+        LOG.warning("the stage's end is not noted, so the next command walks it again: %s", error)
+        return
     note = {
-        "made_from": _made_from(cfg),
+        "made_from": made_from,
         "journals": {path.name: [size := path.stat().st_size, _begin(path, size)] for path in sorted({*journals})},
         "outputs": {str(index): [_written(output), _manifest(output)] for index, output in outputs.items()},
         "warnings": list(warnings),
@@ -65,8 +69,6 @@ def remember(
 
 def recall(cfg: Any) -> dict[int, dict[str, Any]] | None:
     """What the stage would return, if nothing that it was made from has changed; else None.
-
-    Whatever is wrong here (a file is gone, a model cannot be read) is left for the stage itself to say.
 
     Args:
         cfg: the final Axolotl config.
@@ -91,7 +93,7 @@ def recall(cfg: Any) -> dict[int, dict[str, Any]] | None:
                 return None
             manifests.append(manifest | _nothing_done(manifest, time.monotonic() - started))
             write_manifest(Path(output["train"]).parent, manifests[-1])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError, DataError):
+    except Exception:  # whatever it is, the stage itself will meet it and say so
         return None
     for output, manifest in zip(outputs.values(), manifests, strict=True):
         name = manifest["source"]["path"]
@@ -146,7 +148,9 @@ def _made_from(cfg: Any) -> str:
         ConfigError, DataError, OSError, ValueError: some of it cannot be read.
     """
     safety = section(cfg)
-    entries = {index: cfg.datasets[index] for index in our_entries(cfg)}
+    methods = our_entries(cfg)
+    entries = {index: cfg.datasets[index] for index in methods}
+    guards = safety.guard if set(methods.values()) != {"vanilla"} else ()  # which are not even loaded then
     trust = bool(cfg.trust_remote_code)
     parts = {
         "code": _code(),
@@ -154,7 +158,7 @@ def _made_from(cfg: Any) -> str:
         "settings": safety.model_dump(mode="json", exclude=_ELSEWHERE),
         "keys": {key: cfg[key] for key in KEYS},
         "target": model_fingerprint(cfg.base_model, cfg.tokenizer_config, cfg.revision_of_model, trust),
-        "guards": [model_fingerprint(guard.model) for guard in safety.guard if guard.kind == "model"],
+        "guards": [model_fingerprint(guard.model) for guard in guards if guard.kind == "model"],
         # `field_model` is ours: what `register` marks an entry with differs after each finished stage.
         "entries": {index: {**entry, "field_model": None} for index, entry in entries.items()},
         "sources": {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import stage_helpers
+import tiny
 from axolotl.utils.dict import DictDefault
 
 from axolotl_safety import finished, stage
@@ -188,6 +189,27 @@ def test_warnings_about_the_rows_are_said_again(tmp_path, models, caplog):
     outputs = run_stage(run.config(), make_engine=start)
     caplog.clear()
     assert recall(run.config()) == outputs and "no benign rows" in caplog.text
+
+
+def vanilla(tmp_path, models):
+    """Rows as they are, and a guard that is not there: nothing is judged, so nobody loads it."""
+    rows = tiny.direct_refusal_rows(4)
+    return stage_helpers.config(tmp_path, models("qwen3"), rows, method="vanilla", guard={"model": "not/there"})
+
+
+def test_rows_that_nobody_judges_need_no_guard(tmp_path, models):
+    outputs = run_stage(vanilla(tmp_path, models))
+    assert recall(vanilla(tmp_path, models)) == outputs
+
+
+def test_what_cannot_be_noted_does_not_end_a_finished_stage(tmp_path, models, monkeypatch, caplog):
+    def gone(*_):
+        raise RuntimeError("the hub is gone")
+
+    monkeypatch.setattr(finished, "model_fingerprint", gone)
+    outputs = run_stage(vanilla(tmp_path, models))
+    assert outputs[0]["rows"] == 4 and "not noted" in caplog.text and "the hub is gone" in caplog.text
+    assert not (tmp_path / "work" / FINISHED).exists() and recall(vanilla(tmp_path, models)) is None
 
 
 def test_every_key_that_the_stage_reads_is_known(run, tmp_path, monkeypatch):
