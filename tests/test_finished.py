@@ -50,7 +50,7 @@ def run(tmp_path, models):
 
 
 def test_what_has_not_changed_is_served_without_a_walk(run, caplog):
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="axolotl_safety"):
         assert recall(run.config()) == run.outputs
     assert "finished before" in caplog.text and "engine starts 0" in caplog.text and "made 0, reused" in caplog.text
     counts = stage_helpers.manifest_of(run.outputs[0])["counts"]

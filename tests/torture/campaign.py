@@ -40,11 +40,11 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
     )
     parser.add_argument("--keep", action="store_true", help="leave the work folders behind")
     chosen = parser.parse_args(arguments)
-    logging.getLogger("axolotl_safety").setLevel(logging.ERROR)  # of every journal that is cut, a warning
     mode = environ.get("SABOTAGE", "")
     if mode and mode not in sabotage.MODES:
         print(f"SABOTAGE={mode!r} is not known. Known are: {', '.join(sabotage.MODES)}.", file=sys.stderr)
         return 2
+    logging.getLogger("axolotl_safety").setLevel(logging.ERROR)  # of every journal that is cut, a warning
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     scenario = Scenario(folder, 12 if chosen.short else 24)
     try:
