@@ -20,8 +20,9 @@ from typing import Any
 from .atomic import write_atomically
 from .engines.base import EngineFigures
 from .funnel import log_funnel
+from .guards.model_guard import ModelGuard
 from .handoff import read_hash, write_manifest
-from .prepare import our_entries, section
+from .prepare import Prepared, our_entries, section
 from .rows import LATEST
 from .sources import read_source
 from .target import model_fingerprint
@@ -38,13 +39,17 @@ _PIECE = 1 << 20
 
 
 def remember(
-    cfg: Any, work_dir: Path, journals: Iterable[Path], outputs: Mapping[int, dict[str, Any]], warnings: Sequence[str]
+    cfg: Any,
+    prepared: Prepared,
+    journals: Iterable[Path],
+    outputs: Mapping[int, dict[str, Any]],
+    warnings: Sequence[str],
 ) -> None:
     """Note the end of a stage.
 
     Args:
         cfg: the final Axolotl config.
-        work_dir: the stage's folder.
+        prepared: models and rows as the stage read them; by now the disk may hold others.
         journals: the files that answered it.
         outputs: by dataset index, as the stage returns them.
         warnings: what was said about the rows as a whole.
@@ -53,7 +58,9 @@ def remember(
         OSError: the disk does not take it.
     """
     try:
-        made_from = _made_from(cfg)
+        guards = [guard.fingerprint for guard in prepared.guards if isinstance(guard, ModelGuard)]
+        sources = {entry.index: entry.source.sha256 for entry in prepared.entries}
+        made_from = _made_from(cfg, prepared.files.fingerprint, guards, sources)
     except Exception as error:  # whatever it is: the data is there, and the next command can walk
         LOG.warning("the stage's end is not noted, so the next command walks it again: %s", error)
         return
@@ -64,7 +71,7 @@ def remember(
         "warnings": list(warnings),
     }
     text = json.dumps(note)
-    write_atomically(work_dir / FINISHED, f"{_checksum(text)}\n{text}\n".encode())
+    write_atomically(prepared.work_dir / FINISHED, f"{_checksum(text)}\n{text}\n".encode())
 
 
 def recall(cfg: Any) -> dict[int, dict[str, Any]] | None:
@@ -84,7 +91,7 @@ def recall(cfg: Any) -> dict[int, dict[str, Any]] | None:
         same = latest == {index: written["hash"] for index, (written, _) in note["outputs"].items()}
         for name, (size, digest) in note["journals"].items():
             same = same and _begin(work_dir / "journal" / name, size) == digest
-        if not same or note["made_from"] != _made_from(cfg):
+        if not same or note["made_from"] != _made_from(cfg, *_on_disk(cfg)):
             return None
         outputs, manifests = {}, []
         for index, (written, manifest) in note["outputs"].items():
@@ -141,30 +148,28 @@ def _begin(path: Path, size: int) -> str:
     return digest.hexdigest() if size == 0 else "too short"
 
 
-def _made_from(cfg: Any) -> str:
-    """Hash of everything that decides what the stage writes, given its journals.
-
-    Raises:
-        ConfigError, DataError, OSError, ValueError: some of it cannot be read.
-    """
-    safety = section(cfg)
+def _on_disk(cfg: Any) -> tuple[str, list[str], dict[int, str]]:
+    """Fingerprints of target and guards, and hashes of the source rows by dataset index, as they are now."""
     methods = our_entries(cfg)
-    entries = {index: cfg.datasets[index] for index in methods}
-    guards = safety.guard if set(methods.values()) != {"vanilla"} else ()  # which are not even loaded then
-    trust = bool(cfg.trust_remote_code)
+    target = model_fingerprint(cfg.base_model, cfg.tokenizer_config, cfg.revision_of_model, bool(cfg.trust_remote_code))
+    judged = set(methods.values()) != {"vanilla"}  # guards are not even loaded otherwise
+    guards = [model_fingerprint(one.model) for one in section(cfg).guard if judged and one.kind == "model"]
+    token, seed = cfg.hf_use_auth_token, int(cfg.seed or 42)
+    return target, guards, {index: read_source(cfg.datasets[index], token, seed).sha256 for index in methods}
+
+
+def _made_from(cfg: Any, target: str, guards: Sequence[str], sources: Mapping[int, str]) -> str:
+    """Hash of everything that decides what the stage writes, given its journals."""
     parts = {
         "code": _code(),
         "libraries": {name: metadata.version(name) for name in _LIBRARIES},
-        "settings": safety.model_dump(mode="json", exclude=_ELSEWHERE),
+        "settings": section(cfg).model_dump(mode="json", exclude=_ELSEWHERE),
         "keys": {key: cfg[key] for key in KEYS},
-        "target": model_fingerprint(cfg.base_model, cfg.tokenizer_config, cfg.revision_of_model, trust),
-        "guards": [model_fingerprint(guard.model) for guard in guards if guard.kind == "model"],
+        "target": target,
+        "guards": guards,
         # `field_model` is ours: what `register` marks an entry with differs after each finished stage.
-        "entries": {index: {**entry, "field_model": None} for index, entry in entries.items()},
-        "sources": {
-            index: read_source(entry, cfg.hf_use_auth_token, int(cfg.seed or 42)).sha256
-            for index, entry in entries.items()
-        },
+        "entries": {index: {**cfg.datasets[index], "field_model": None} for index in sources},
+        "sources": sources,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

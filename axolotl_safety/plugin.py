@@ -61,12 +61,14 @@ class SafetyPlugin(BasePlugin):
 
         def work() -> dict[str, Any]:
             outputs = recall(cfg)
-            try:
-                outputs, made = (run_stage(cfg), True) if outputs is None else (outputs, False)
-            except NothingAccepted:  # then more than ever
+            if outputs is None:
+                try:
+                    outputs = run_stage(cfg)
+                except NothingAccepted:  # then more than ever
+                    try_report(work_dir)
+                    raise
                 try_report(work_dir)
-                raise
-            if made or not (work_dir / REPORT).exists():
+            elif not (work_dir / REPORT).exists():
                 try_report(work_dir)
             return {str(index): output for index, output in outputs.items()}
 

@@ -107,7 +107,7 @@ def _run(
     )
     for warning in warnings:
         LOG.warning("%s", warning)
-    remember(cfg, prepared.work_dir, [journal.path for journal in journals.values()], outputs, warnings)
+    remember(cfg, prepared, [journal.path for journal in journals.values()], outputs, warnings)
     require_given_back(figures)  # last, so that the next run finds everything done
     return outputs
 

@@ -170,6 +170,22 @@ def test_a_folder_that_has_moved_serves_as_before(run, tmp_path):
     assert found[0]["hash"] == run.outputs[0]["hash"] and Path(found[0]["train"]).is_relative_to(moved)
 
 
+def test_rows_that_change_while_the_stage_runs_are_not_taken_for_those_it_read(tmp_path, models):
+    answer = stage_helpers.thinksafe_answer
+
+    def edited(shown, request):
+        if not changed:
+            _edit(tmp_path / "rows.jsonl", "lamp number 0", "cup number 0")
+        changed.append(request)
+        return answer(shown, request)
+
+    changed = []
+    model = models("qwen3")
+    cfg = stage_helpers.config(tmp_path, model, ROWS, method="thinksafe")
+    run_stage(cfg, make_engine=stage_helpers.scripted_by_prompt(model, edited))
+    assert changed and recall(cfg) is None
+
+
 def test_a_stage_that_did_not_end_is_not_served(tmp_path, models, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -206,7 +222,7 @@ def test_what_cannot_be_noted_does_not_end_a_finished_stage(tmp_path, models, mo
     def gone(*_):
         raise RuntimeError("the hub is gone")
 
-    monkeypatch.setattr(finished, "model_fingerprint", gone)
+    monkeypatch.setattr(finished, "_code", gone)
     outputs = run_stage(vanilla(tmp_path, models))
     assert outputs[0]["rows"] == 4 and "not noted" in caplog.text and "the hub is gone" in caplog.text
     assert not (tmp_path / "work" / FINISHED).exists() and recall(vanilla(tmp_path, models)) is None
