@@ -62,7 +62,7 @@ torture: install
 
 # The wheel in an environment of its own, and a QLoRA YAML changed by two lines; takes minutes and the package index.
 test-wheel:
-	$(PYTHON) tests/stranger.py
+	$(PYTHON) tests/support/stranger.py
 
 # Every pinned dependency against the advisories of the day (needs the network; nothing is installed for it but the tool).
 # What the advisories do not know fails too.

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-__version__ = "0.1.0"
+from .util.version import __version__
+
 __all__ = ["SafetyPlugin", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "SafetyPlugin":
-        from .plugin import SafetyPlugin
+        from axolotl_safety.plugin import SafetyPlugin
 
         return SafetyPlugin
     if name == "grpo":  # Axolotl resolves types under `rl:` as functions of a top-level package
-        from .grpo_rows import load
+        from axolotl_safety.methods.grpo.dataset import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from axolotl.integrations.base import BasePlugin
 if TYPE_CHECKING:
     from axolotl.utils.dict import DictDefault
 
-    from .config import KLConfig
+    from axolotl_safety.config import KLConfig
 
 
 class SafetyPlugin(BasePlugin):
@@ -18,8 +18,8 @@ class SafetyPlugin(BasePlugin):
 
     def register(self, cfg: DictDefault) -> None:
         """Check the raw YAML and lift the datasets' own blocks; cheap, and the same when called again."""
-        from .register import prepare_config
-        from .terminal import log_plainly
+        from axolotl_safety.config.validate import prepare_config
+        from axolotl_safety.util.terminal import log_plainly
 
         logger = logging.getLogger("axolotl_safety")
         logger.setLevel(logging.INFO)
@@ -39,17 +39,18 @@ class SafetyPlugin(BasePlugin):
 
         from axolotl.utils.dict import DictDefault
 
-        from .errors import NothingAccepted
-        from .finished import recall
-        from .interrupt import interruptible
-        from .prepare import check_writable, our_entries, section
-        from .ranks import once
-        from .report.page import try_report
-        from .rows import REPORT
-        from .stage import config_hash, refuse_adapter_below, run_stage
+        from axolotl_safety.commands.report.page import try_report
+        from axolotl_safety.config.section import our_entries, section
+        from axolotl_safety.config.work_dir import REPORT
+        from axolotl_safety.pipeline.cache import recall
+        from axolotl_safety.pipeline.ranks import once
+        from axolotl_safety.pipeline.stage import config_hash, refuse_adapter_below, run_stage
+        from axolotl_safety.util.errors import NothingAccepted
+        from axolotl_safety.util.files import check_writable
+        from axolotl_safety.util.interrupt import interruptible
 
         if cfg.rl:
-            from .reward_context import check_rewards
+            from axolotl_safety.methods.grpo.context import check_rewards
 
             check_rewards(cfg)
             return
@@ -83,7 +84,9 @@ class SafetyPlugin(BasePlugin):
         kl = _kl_settings(cfg)
         if kl is None:
             return None
-        from .kl.trainer import trainer_class  # imports axolotl.core, which must not be imported before this
+        from axolotl_safety.methods.kl.trainer import (
+            trainer_class,  # imports axolotl.core, which must not be imported before this
+        )
 
         return trainer_class(kl)
 
@@ -91,14 +94,14 @@ class SafetyPlugin(BasePlugin):
         """A collator that carries the KL mask; None, and so Axolotl's own, where ``safety.kl`` is not set."""
         if _kl_settings(cfg) is None:
             return None
-        from .kl.collator import collator_for
+        from axolotl_safety.methods.kl.collator import collator_for
 
         return collator_for(cfg, is_eval)
 
     def post_trainer_create(self, cfg: DictDefault, trainer: Any) -> None:
         """Make sure that no other plugin's trainer stands where the KL trainer should."""
         if _kl_settings(cfg) is not None and not hasattr(trainer, "prepare_kl"):
-            from .errors import ConfigError
+            from axolotl_safety.util.errors import ConfigError
 
             raise ConfigError(
                 f"safety.kl is set, but the trainer is {type(trainer).__name__}: a plugin above ours brings its own. "
@@ -107,12 +110,12 @@ class SafetyPlugin(BasePlugin):
 
     def post_train_unload(self, cfg: DictDefault) -> None:
         """Evaluate what was trained where ``safety.eval: {after_train: true}`` asks for it."""
-        from .evaluate.after_training import evaluate_after_training
+        from axolotl_safety.commands.evaluate.after_training import evaluate_after_training
 
         evaluate_after_training(cfg)
 
 
 def _kl_settings(cfg: DictDefault) -> KLConfig | None:
-    from .prepare import section
+    from axolotl_safety.config.section import section
 
     return None if cfg.rl else section(cfg).kl

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_safety.engines.base import ModelSpec, Request, Sampling
-from axolotl_safety.engines.client import WorkerEngine
-from axolotl_safety.journal import Journal
-from axolotl_safety.queue import WorkQueue
+from axolotl_safety.engines.journal import Journal
+from axolotl_safety.engines.local.engine import WorkerEngine
+from axolotl_safety.engines.queue import WorkQueue
 
 BARE = Path(__file__).parent / "bare_engine.py"
 VOCABULARY, SHORTEST, LONGEST = 4096, 16, 256

@@ -53,7 +53,7 @@ def loss_work(kind: str, vocabulary: int, device: str, chunk_bytes: int) -> Call
     """One forward and backward pass of the loss alone, the head frozen."""
     import torch
 
-    from axolotl_safety.kl import forward_kl
+    from axolotl_safety.methods.kl import forward_kl
 
     make = torch.Generator().manual_seed(0)
     student = torch.randn(TOKENS, WIDTH, generator=make).to(device).requires_grad_()
@@ -82,7 +82,7 @@ def step_work(vocabulary: int, device: str, tied: bool, folder: str) -> Callable
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from axolotl_safety.config import KLConfig
-    from axolotl_safety.kl.trainer import trainer_class
+    from axolotl_safety.methods.kl.trainer import trainer_class
 
     torch.manual_seed(0)
     config = Qwen2Config(

@@ -29,7 +29,7 @@ from typing import Any
 import click
 import yaml
 
-from axolotl_safety.cli.demo import OFFLINE
+from axolotl_safety.commands.demo import OFFLINE
 
 ROOT = Path(__file__).resolve().parents[1]
 BOUND = 5.0  # points

@@ -31,8 +31,8 @@ from labkit.own_style import response, split_response  # noqa: E402
 from labkit.tokenizer import END, chat_text, encode  # noqa: E402
 from labkit.training import Example, weighted_loss  # noqa: E402
 
-from axolotl_safety.guards.refusal import is_refusal  # noqa: E402
-from axolotl_safety.prompts import REWRITE_PROMPTS, STEERING_PROMPTS  # noqa: E402
+from axolotl_safety.config.prompts import REWRITE_PROMPTS, STEERING_PROMPTS  # noqa: E402
+from axolotl_safety.data.refusal.detector import is_refusal  # noqa: E402
 
 ARMS = ("far", "near", "dgr", "dgr_near", "thinksafe")
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

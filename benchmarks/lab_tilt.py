@@ -135,8 +135,8 @@ def draw(folder: Path, count: int, n: int, seed: int) -> list[Sample]:
     from labkit.own_style import split_response
     from labkit.tokenizer import END, chat_text, encode
 
-    from axolotl_safety.guards.refusal import is_refusal
-    from axolotl_safety.prompts import STEERING_PROMPTS
+    from axolotl_safety.config.prompts import STEERING_PROMPTS
+    from axolotl_safety.data.refusal.detector import is_refusal
 
     model, tokenizer = load_model(folder / "model")
     rows = [row for row in read_jsonl(folder / "data" / "safechain.jsonl") if row["label"] == "vanilla_harmful"]

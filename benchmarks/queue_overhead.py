@@ -21,10 +21,10 @@ from typing import Any
 
 import axolotl_safety
 from axolotl_safety.engines.base import ModelSpec, Request, Sampling
-from axolotl_safety.engines.client import WorkerEngine
-from axolotl_safety.engines.footprint import peak_rss_bytes
-from axolotl_safety.journal import Journal
-from axolotl_safety.queue import WorkQueue
+from axolotl_safety.engines.journal import Journal
+from axolotl_safety.engines.local.engine import WorkerEngine
+from axolotl_safety.engines.local.process import peak_rss_bytes
+from axolotl_safety.engines.queue import WorkQueue
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

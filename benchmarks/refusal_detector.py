@@ -23,10 +23,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from refusal_rows import made_rows  # noqa: E402
 
-from axolotl_safety.guards.refusal import Weights, weigh  # noqa: E402
-from axolotl_safety.guards.refusal_features import features  # noqa: E402
+from axolotl_safety.data.refusal.detector import Weights, weigh  # noqa: E402
+from axolotl_safety.data.refusal.features import features  # noqa: E402
 
-WEIGHTS = Path(__file__).parents[1] / "axolotl_safety" / "guards" / "refusal_weights.json"
+WEIGHTS = Path(__file__).parents[1] / "axolotl_safety" / "data" / "refusal" / "refusal_weights.json"
 MODELS = ("llama2new", "mistralguard")
 _C = 1.0  # inverse strength of the L2 penalty
 _MADE_WEIGHT = 0.5  # of a made-up row against a labelled one

@@ -21,7 +21,7 @@ sys.path += [str(ROOT), str(ROOT / "tests")]
 
 from report_tools import Elements, made_up_folder  # noqa: E402
 
-from axolotl_safety.report.page import write_report  # noqa: E402
+from axolotl_safety.commands.report.page import write_report  # noqa: E402
 
 
 @click.command()

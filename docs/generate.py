@@ -14,9 +14,9 @@ from pydantic.fields import FieldInfo
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this tree's package, whatever is installed
 
 from axolotl_safety.config import AUTO, TYPES, DatasetOptions, SafetyConfig
-from axolotl_safety.examples import ADAPTERS
-from axolotl_safety.grpo_refuse import GRPO_TYPE, REWARDS
-from axolotl_safety.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
+from axolotl_safety.config.grpo_conflicts import GRPO_TYPE, REWARDS
+from axolotl_safety.config.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
+from axolotl_safety.data.examples import ADAPTERS
 
 TARGET = Path(__file__).with_name("configuration.md")
 _NOT_BY_HAND = {"per_dataset"}

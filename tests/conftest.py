@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny
 
-from axolotl_safety.cli.demo import OFFLINE
+from axolotl_safety.commands.demo import OFFLINE
 
 # With two workers the longest files must not come last; the rest keeps its order.
 LONG = (

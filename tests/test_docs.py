@@ -13,8 +13,8 @@ import pytest
 import staleness_table as staleness
 import yaml
 
+from axolotl_safety.commands.report.figures import _GUARD, _REASONS
 from axolotl_safety.config import DatasetOptions, SafetyConfig
-from axolotl_safety.report.reasons import _GUARD, _REASONS
 
 ROOT = cli.ROOT
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "examples" / "lab" / "README.md"])
@@ -90,7 +90,7 @@ def test_the_word_of_a_key_is_what_changing_it_does(key):
 def test_the_engine_keys_that_change_the_fingerprint_are_marked_anew(key):
     from types import SimpleNamespace
 
-    from axolotl_safety.prepare import target_fingerprint
+    from axolotl_safety.pipeline.inputs import target_fingerprint
 
     other = {"dtype": "float16", "quantization": "fp8", "batch_size": 2, "replicas": 2, "max_num_seqs": 2}
     served = {"backend": "openai", "base_url": "http://localhost:8000/v1"}
@@ -110,7 +110,7 @@ def test_yaml_in_the_documents_is_accepted(name, block):
     from axolotl.utils.config import validate_config
     from axolotl.utils.dict import DictDefault
 
-    from axolotl_safety.register import prepare_config
+    from axolotl_safety.config.validate import prepare_config
 
     raw = yaml.safe_load(block)
     if not {"safety", "datasets", "plugins", "base_model"} & set(raw):
@@ -135,7 +135,7 @@ def test_the_tutorials_rehearsal_can_be_planned(tmp_path, monkeypatch):
     from axolotl.integrations.base import PluginManager
     from click.testing import CliRunner
 
-    from axolotl_safety.cli.plan import main
+    from axolotl_safety.commands.plan.cli import main
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
@@ -169,7 +169,10 @@ def commands() -> list[tuple[str, str]]:
 def test_commands_in_the_documents_exist(name, command):
     from axolotl.cli.main import cli as axolotl
 
-    from axolotl_safety.cli import demo, evaluate, plan, report
+    from axolotl_safety.commands import demo
+    from axolotl_safety.commands.evaluate import cli as evaluate
+    from axolotl_safety.commands.plan import cli as plan
+    from axolotl_safety.commands.report import cli as report
 
     command = re.sub(r"\[(--[^\]]*)\]", r"\1", re.sub(r"\s+\(from the .*", "", command))
     words = shlex.split(re.sub(r"\.\.\.$", "", command))

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from stage_helpers import config, rows_of
+from support import tiny
+from support.stage import config, rows_of
 from test_guards_openai import SAFE as SAFE_JSON
 from test_guards_openai import says, serve  # noqa: F401
 from test_guards_stage import sound_refusals
 from transformers import AutoTokenizer
 
-from axolotl_safety.engines.errors import EngineError
-from axolotl_safety.errors import ConfigError, DataError, ModelError, StageError
-from axolotl_safety.report.page import write_report
-from axolotl_safety.stage import run_stage
-from axolotl_safety.terminal import log_plainly
+from axolotl_safety.commands.report.page import write_report
+from axolotl_safety.engines.base import EngineError
+from axolotl_safety.pipeline.stage import run_stage
+from axolotl_safety.util.errors import ConfigError, DataError, ModelError, StageError
+from axolotl_safety.util.terminal import log_plainly
 
 PACKAGE = Path(__file__).parents[1] / "axolotl_safety"
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 import axolotl_safety
-from axolotl_safety.errors import ConfigError
-from axolotl_safety.lab import copy_lab, lab_files
+from axolotl_safety.commands.lab import copy_lab, lab_files
+from axolotl_safety.util.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("axolotl_safety", "examples/lab", "yaml", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
@@ -76,7 +76,7 @@ def test_one_version_everywhere(package):
     assert installed.version == axolotl_safety.__version__
     assert set(installed.metadata.get_all("Provides-Extra")) == {"dev", "ray", "vllm"}
     code = (
-        "import axolotl_safety, sys; from axolotl_safety.funnel import versions; "
+        "import axolotl_safety, sys; from axolotl_safety.pipeline.manifest import versions; "
         "assert 'torch' not in sys.modules; print(axolotl_safety.__file__, versions()['axolotl_safety'])"
     )
     said = run("-c", code, folder=package.parent, package=package).split()
@@ -105,7 +105,7 @@ def test_the_declared_entry_points_exist(package):
 
 def test_the_laboratory_comes_out_whole_and_its_recipes_find_their_files(package, tmp_path):
     out = tmp_path / "lab"
-    said = run("-m", "axolotl_safety.cli.demo", "--copy", "--out", str(out), folder=tmp_path, package=package)
+    said = run("-m", "axolotl_safety.commands.demo", "--copy", "--out", str(out), folder=tmp_path, package=package)
     assert str(out) in said and "axolotl train yaml/lab_dgr.yml" in said
     for name in ("examples/lab", "yaml"):
         theirs = {path.relative_to(ROOT) for path in (ROOT / name).rglob("*") if path.is_file()}

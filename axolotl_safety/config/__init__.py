@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from ..prompts import STEERING_PROMPTS, resolve_rewrite, resolve_steering
 from .base import Strict
 from .engine import EngineConfig
 from .evaluation import EvalConfig
 from .guard import GuardConfig
+from .prompts import STEERING_PROMPTS, resolve_rewrite, resolve_steering
 
 SECTION = "safety"
 PREFIX = "axolotl_safety."

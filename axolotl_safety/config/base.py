@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..guards.secrets import HIDDEN, hide_credentials, hide_key
+from .secrets import HIDDEN, hide_credentials, hide_key
 
 
 class Strict(BaseModel):

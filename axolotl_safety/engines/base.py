@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
+from axolotl_safety.util.terminal import PlainError
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -171,3 +173,26 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End the engine and verify that nothing of it is left. Safe to call twice."""
+
+
+class EngineError(PlainError, RuntimeError):
+    """The engine cannot go on. The message says what happened, the value seen and the way out."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Ask a judge behind an HTTP endpoint for one verdict, in text."""
+
+    request_id: str
+    model: str
+    system: str
+    user: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What such a judge wrote; ``finish_reason`` is the server's, ``stop`` when it ended by itself."""
+
+    request_id: str
+    text: str
+    finish_reason: str

@@ -3,24 +3,72 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import EngineConfig
-from ..errors import ConfigError
+from axolotl_safety.config import EngineConfig
+from axolotl_safety.engines.gpu.gpus import Gpu, read_gpus
+from axolotl_safety.engines.local.launch import child_environment
+from axolotl_safety.util.errors import ConfigError
+
 from .base import Engine, ModelSpec
-from .gpus import Gpu, read_gpus
-from .probe import NEWEST, OLDEST, Interpreter, ask_interpreter
 
 LOG = logging.getLogger(__name__)
+OLDEST, NEWEST = (0, 20), (0, 32)  # of vLLM: what the worker's API was tried with or read in
+_PROBE = Path(__file__).parent / "worker" / "probe.py"
+_SECONDS = 120
 _RANGE = f"vLLM {OLDEST[0]}.{OLDEST[1]} or newer (tried up to {NEWEST[0]}.{NEWEST[1]})"
 _SECOND_ENVIRONMENT = (
     "Axolotl 0.19 can share an environment with vllm>=0.20,<0.24; any other goes into one of its own "
     "(python -m venv /opt/vllm && /opt/vllm/bin/pip install vllm) that engine.python names: /opt/vllm/bin/python. "
     "backend: transformers needs neither"
 )
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """What was found.
+
+    Attributes:
+        python: path of the interpreter.
+        vllm: version, "" where it could not be read, None without vLLM.
+        transformers: whether it is there.
+        fault: why the interpreter gave no answer, else "".
+    """
+
+    python: str
+    vllm: str | None
+    transformers: bool
+    fault: str = ""
+
+    @property
+    def vllm_fits(self) -> bool:
+        """Whether there is a vLLM that the worker knows how to use."""
+        found = re.match(r"(\d+)\.(\d+)", self.vllm or "")
+        return bool(found) and (int(found[1]), int(found[2])) >= OLDEST
+
+
+def ask_interpreter(python: str | None) -> Interpreter:
+    """Asks an interpreter, None for this one, what it could import."""
+    path = python or sys.executable
+    other = os.path.abspath(path) != os.path.abspath(sys.executable)
+    environ = child_environment(os.environ, other_python=other)
+    try:
+        done = subprocess.run([path, str(_PROBE)], env=environ, capture_output=True, timeout=_SECONDS, check=True)
+        said = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.CalledProcessError as error:
+        return Interpreter(path, None, False, error.stderr.decode(errors="replace").strip()[-300:] or str(error))
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        return Interpreter(path, None, False, f"{type(error).__name__}: {error}")
+    return Interpreter(path, said["vllm"], said["transformers"])
 
 
 def scores_at_any_temperature(backend: str) -> bool:
@@ -122,11 +170,11 @@ def start_engine(
     """
     if backend == "openai":
         return _served(engine, work_dir, models, base_model, tokenizer)
-    from .client import WorkerEngine
+    from axolotl_safety.engines.local.engine import WorkerEngine
 
     common = {"backend": backend, "work_dir": work_dir, "models": models, "stall_seconds": engine.stall_seconds}
     if engine.backend == "ray":
-        from .ray_cluster import ray_launcher
+        from axolotl_safety.engines.ray.cluster import ray_launcher
 
         launcher, lanes = ray_launcher(engine, backend, models)
         try:
@@ -135,7 +183,7 @@ def start_engine(
         except BaseException:
             launcher.close()
             raise
-    from .placement import plan_placement
+    from axolotl_safety.engines.gpu.placement import plan_placement
 
     placement = plan_placement(engine, backend, models)
     used = {name for lane in placement.devices for name in lane}
@@ -156,7 +204,7 @@ def _sizes(
     """How much a worker does at once, and what vLLM is told about memory."""
     if backend != "vllm":
         return {"batch_size": engine.batch_size}
-    from .vllm_settings import max_num_seqs, read_needs, worker_options
+    from axolotl_safety.engines.gpu.vllm_settings import max_num_seqs, read_needs, worker_options
 
     options = worker_options(engine, read_needs(models, on_cpu=not cards), cards, group)
     return {"batch_size": max_num_seqs(engine), "options": options}
@@ -166,8 +214,8 @@ def _served(
     engine: EngineConfig, work_dir: Path, models: Mapping[str, ModelSpec], base_model: str, tokenizer: Any
 ) -> Engine:
     """The target's server, checked; what else there is to run (guard models) runs here, as with backend auto."""
-    from .routed import RoutedEngine
-    from .server_engine import ServerEngine, server_of
+    from axolotl_safety.engines.openai.engine import ServerEngine, server_of
+    from axolotl_safety.engines.openai.routed import RoutedEngine
 
     server = ServerEngine(server_of(engine, base_model or models["target"].path), tokenizer)
     server.check()

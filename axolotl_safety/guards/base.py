@@ -80,22 +80,3 @@ class Family:
     middle: tuple[str, ...] = ()
     max_positions: int | None = None
     foreign: bool = True
-
-
-@dataclass(frozen=True)
-class Question:
-    """Ask a judge behind an HTTP endpoint for one verdict, in text."""
-
-    request_id: str
-    model: str
-    system: str
-    user: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What such a judge wrote; ``finish_reason`` is the server's, ``stop`` when it ended by itself."""
-
-    request_id: str
-    text: str
-    finish_reason: str

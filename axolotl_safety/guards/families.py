@@ -9,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..config import GuardConfig
-from ..errors import ConfigError
-from ..target import ModelFiles
+from axolotl_safety.config import GuardConfig
+from axolotl_safety.data.refusal.detector import is_refusal
+from axolotl_safety.engines.model_files import ModelFiles
+from axolotl_safety.util.errors import ConfigError
+
 from . import granite_guardian, llama_guard, qwen3guard, wildguard
-from .base import Family
+from .base import Family, Verdict
+from .openai import prompt as openai_prompt
 
 LOG = logging.getLogger(__name__)
 
@@ -110,3 +113,30 @@ def recognise(config: GuardConfig, files: Callable[[], ModelFiles]) -> Family:
             "guard.base_url) or builtin (no model)."
         )
     return MODEL_FAMILIES[name]
+
+
+def _builtin(answer: str) -> Verdict:
+    """The heuristic reads the answer itself: only a refusal is clearly safe."""
+    refusal = is_refusal(answer)
+    return Verdict(refusal, refusal, "" if refusal else "unsafe")
+
+
+FAMILIES: dict[str, Callable[[str], Verdict]] = {
+    "qwen3guard": qwen3guard.parse,
+    "llama_guard": llama_guard.parse,
+    "wildguard": wildguard.parse,
+    "granite_guardian": granite_guardian.parse,
+    "openai": openai_prompt.parse,
+    "builtin": _builtin,
+}
+
+
+def parse(family: str, text: str) -> Verdict:
+    """Read what a guard of this family wrote; whatever is not clearly safe is not safe.
+
+    Raises:
+        ValueError: no such family.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"no guard family {family!r}; known: {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[family](text)

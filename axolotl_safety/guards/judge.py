@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..config import GuardConfig
-from ..engines.base import Completion, Failure, Request, ScoreRequest
-from ..errors import ConfigError
-from ..queue import WorkQueue
-from ..target import ModelFiles, load_model_files
-from .base import Answer, Judged, Question, Verdict
+from axolotl_safety.config import GuardConfig
+from axolotl_safety.data.refusal.detector import is_refusal
+from axolotl_safety.engines.base import Answer, Completion, Failure, Question, Request, ScoreRequest
+from axolotl_safety.engines.model_files import ModelFiles, load_model_files
+from axolotl_safety.engines.queue import WorkQueue
+from axolotl_safety.guards.openai.judge import OpenAIJudge
+from axolotl_safety.util.errors import ConfigError
+
+from .base import Judged, Verdict
 from .families import recognise
 from .model_guard import ModelGuard
-from .openai_judge import OpenAIJudge
-from .refusal import is_refusal
 
 __all__ = ["BuiltinGuard", "Guard", "Judged", "Judgement", "ModelGuard", "OpenAIJudge", "judge", "load_guards"]
 

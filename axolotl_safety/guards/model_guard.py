@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..config import GuardConfig
-from ..engines.base import Completion, Failure, Request, Sampling, ScoreRequest
-from ..queue import content_id
-from ..target import ModelFiles
+from axolotl_safety.config import GuardConfig
+from axolotl_safety.engines.base import Completion, Failure, Request, Sampling, ScoreRequest
+from axolotl_safety.engines.model_files import ModelFiles
+from axolotl_safety.engines.queue import content_id
+
 from .base import UNPARSABLE, Family, Judged, Verdict
 from .neutral import FOREIGN, THINK, Neutraliser
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from axolotl_safety.evaluate.statistics import mean_over_seeds
+from axolotl_safety.commands.evaluate.statistics import mean_over_seeds
 
 RATES = ("refusal_seen", "refusal_unseen", "over_refusal", "reasoning")
 _SETS = {"harmful_seen": RATES[0], "harmful_unseen": RATES[1], "benign": RATES[2], "math": RATES[3]}

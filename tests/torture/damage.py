@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from axolotl_safety.journal import Journal
+from axolotl_safety.engines.journal import Journal
 
 from . import evidence
 from .case import Case, Field

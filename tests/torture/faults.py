@@ -102,7 +102,9 @@ def install(watch: Watch, lines: bool) -> None:
     import pyarrow.parquet as parquet
 
     import axolotl_safety
-    from axolotl_safety import atomic, candidates, dgr, stage, thinksafe
+    from axolotl_safety.methods import candidates, dgr, thinksafe
+    from axolotl_safety.pipeline import stage
+    from axolotl_safety.util import files as atomic
 
     modules = {"candidates": candidates, "dgr": dgr, "stage": stage, "thinksafe": thinksafe}
     for phase, places in _BEGINS.items():

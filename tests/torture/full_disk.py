@@ -99,7 +99,7 @@ def _train(number: int) -> None:
 
 
 def _file(name: str) -> None:
-    from axolotl_safety import atomic
+    from axolotl_safety.util import files as atomic
 
     class Full:
         def __init__(self, file: Any):

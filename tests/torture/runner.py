@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import tiny
+from support import tiny
 
-from axolotl_safety import stage  # noqa: F401  imported before the forks
-from axolotl_safety.engines import client, placement  # noqa: F401
+from axolotl_safety.commands.report import page  # noqa: F401
 from axolotl_safety.engines.base import Completion, EngineFigures, Failure, Request, Result, Score, ScoreRequest
+from axolotl_safety.engines.gpu import placement  # noqa: F401
+from axolotl_safety.engines.local import engine as client
+from axolotl_safety.pipeline import stage  # noqa: F401  imported before the forks
 from axolotl_safety.plugin import SafetyPlugin
-from axolotl_safety.report import page  # noqa: F401
 
 from . import faults, full_disk, sabotage
 from .script import Script, texts

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from axolotl_safety.cli.demo import OFFLINE
+from axolotl_safety.commands.demo import OFFLINE
 
 from .scenario import Scenario
 

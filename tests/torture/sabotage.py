@@ -10,7 +10,7 @@ from typing import Any
 
 def _drop_record() -> None:
     """A journal that is opened again forgets its last finished record."""
-    from axolotl_safety.journal import Journal
+    from axolotl_safety.engines.journal import Journal
 
     opened = Journal.__init__
 
@@ -26,7 +26,7 @@ def _drop_record() -> None:
 
 def _double_record() -> None:
     """Every third record is written twice."""
-    from axolotl_safety.journal import Journal
+    from axolotl_safety.engines.journal import Journal
 
     append = Journal.append
 

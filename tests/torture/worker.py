@@ -8,9 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import axolotl_safety.engines.client as client_module  # only to find the worker; the child of a test may do so
+import axolotl_safety.engines.local.engine as client_module  # only to find the worker; the child of a test may do so
 
-sys.path.insert(0, str(Path(client_module.__file__).parent / "worker"))
+sys.path.insert(0, str(Path(client_module.__file__).parents[1] / "worker"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import lifeline  # noqa: E402

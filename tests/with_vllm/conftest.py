@@ -6,11 +6,11 @@ import os
 
 import pytest
 import torch
-from engine_helpers import is_running, tiny_model
+from support.engines import is_running, tiny_model
 from wide import LONG_ROW, WIDE
 
 from axolotl_safety.engines.base import ModelSpec
-from axolotl_safety.engines.client import WorkerEngine
+from axolotl_safety.engines.local.engine import WorkerEngine
 
 VARIABLE = "AXOLOTL_SAFETY_VLLM_PYTHON"
 

@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from engine_helpers import child_environ, is_running, ragged_prompts, request, wait_until
+from support.engines import child_environ, is_running, ragged_prompts, request, wait_until
 
 from axolotl_safety.engines.base import Completion, Failure
-from axolotl_safety.engines.footprint import group_is_alive
+from axolotl_safety.engines.local.process import group_is_alive
 
 DYING = Path(__file__).parent / "dying_worker.py"
 
@@ -44,7 +44,7 @@ def test_killed_hung_and_poisoned_nothing_is_lost(make_engine, tmp_path):
 PARENT = """
 import sys
 from pathlib import Path
-from engine_helpers import request
+from support.engines import request
 from axolotl_safety.engines.base import ModelSpec
 from axolotl_safety.engines.client import WorkerEngine
 

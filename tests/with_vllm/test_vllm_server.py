@@ -17,19 +17,19 @@ from pathlib import Path
 import pytest
 import yaml
 from axolotl.utils.dict import DictDefault
-from stage_helpers import manifest_of
+from support.stage import manifest_of
 from transformers import AutoTokenizer
 
 from axolotl_safety.config import EngineConfig
+from axolotl_safety.config.validate import prepare_config
 from axolotl_safety.engines.base import ModelSpec, Request, Sampling, ScoreRequest
-from axolotl_safety.engines.client import WorkerEngine
-from axolotl_safety.engines.server_engine import ServerEngine, server_of
-from axolotl_safety.errors import StageError
-from axolotl_safety.journal import Journal
-from axolotl_safety.queue import WorkQueue
-from axolotl_safety.register import prepare_config
-from axolotl_safety.servers.patience import Patience
-from axolotl_safety.stage import run_stage
+from axolotl_safety.engines.http.flow import Patience
+from axolotl_safety.engines.journal import Journal
+from axolotl_safety.engines.local.engine import WorkerEngine
+from axolotl_safety.engines.openai.engine import ServerEngine, server_of
+from axolotl_safety.engines.queue import WorkQueue
+from axolotl_safety.pipeline.stage import run_stage
+from axolotl_safety.util.errors import StageError
 
 PYTHON = os.environ.get("AXOLOTL_SAFETY_VLLM_PYTHON")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="AXOLOTL_SAFETY_VLLM_PYTHON is not set")

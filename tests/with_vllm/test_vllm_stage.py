@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from axolotl.utils.dict import DictDefault
 
-from axolotl_safety.register import prepare_config
-from axolotl_safety.stage import run_stage
+from axolotl_safety.config.validate import prepare_config
+from axolotl_safety.pipeline.stage import run_stage
 
 ROOT = Path(__file__).parents[2]
 LAB = ROOT / "examples" / "lab"

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 import torch
-from engine_helpers import ragged_prompts, request, score_request
+from support.engines import ragged_prompts, request, score_request
 from wide import LONG_ROW, WIDE
 
 from axolotl_safety.engines.base import Completion, Failure, Score, ScoreRequest

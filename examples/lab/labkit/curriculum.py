@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from axolotl_safety.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
+from axolotl_safety.config.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
 
 from . import own_style, voices
 from .arithmetic import Problem, draw_problem

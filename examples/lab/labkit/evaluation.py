@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from axolotl_safety.guards.refusal import is_refusal
+from axolotl_safety.data.refusal.detector import is_refusal
 
 from .arithmetic import final_number
 from .data_files import read_jsonl

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from axolotl_safety.guards.refusal import is_refusal
-from axolotl_safety.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
+from axolotl_safety.config.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
+from axolotl_safety.data.refusal.detector import is_refusal
 
 from . import own_style, voices
 from .arithmetic import draw_problem

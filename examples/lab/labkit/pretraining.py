@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from axolotl_safety.config.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
 from axolotl_safety.guards import qwen3guard
-from axolotl_safety.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
 
 from .curriculum import Curriculum, Sample
 from .foreign_sets import tokenizer_lines

@@ -1,0 +1,60 @@
+"""``axolotl safety-eval``: base and tuned model on the same prompts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from axolotl_safety.commands import version_option
+
+
+@click.command("safety-eval")
+@click.argument("config", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False),
+    help="Folder of an adapter or of a whole model; may be given again. Default: the YAML's output_dir.",
+)
+@click.option("--json", "json_file", default=None, help="Write the figures here instead of as the last line.")
+@version_option
+def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
+    """Harm, over-refusal and reasoning of base and tuned model."""
+    from axolotl.logging_config import configure_logging
+
+    configure_logging()
+    from axolotl_safety.config.load import final_config
+    from axolotl_safety.config.section import section
+    from axolotl_safety.pipeline.ranks import exclusive
+    from axolotl_safety.util.errors import ConfigError, DataError, ModelError, StageError
+    from axolotl_safety.util.files import check_writable
+    from axolotl_safety.util.interrupt import interruptible
+
+    from .evaluation import evaluate
+    from .report import show
+
+    again = " ".join(["axolotl safety-eval", config, *(f"--model {one}" for one in models)])
+    try:
+        cfg = final_config(Path(config))
+        work_dir = Path(section(cfg).work_dir)
+        check_writable(work_dir)
+        with interruptible(again), exclusive(work_dir):
+            done = evaluate(cfg, models)
+    except (ConfigError, DataError, ModelError, StageError) as error:
+        raise click.ClickException(str(error)) from error
+    show(done.results)
+    keys = ("hash", "models", "figures", "comparisons", "safety_tax")
+    summary = {key: done.results[key] for key in keys}
+    files = {"results": str(done.folder / "results.json"), "items": str(done.folder / "items.parquet")}
+    text = json.dumps(files | summary)
+    if json_file is None:
+        click.echo(text)
+    else:
+        Path(json_file).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

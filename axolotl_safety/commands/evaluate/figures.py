@@ -1,0 +1,155 @@
+"""From responses to rates, paired differences and the safety tax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from axolotl_safety.data.math_answers import NAMES
+
+from .items import LoadedSet
+from .runner import Response
+from .statistics import Estimate, mean_of_sets, paired_difference, rate, sign_flip_test
+
+REFUSAL_JUDGE = "refusal detector"
+_METRICS: dict[str, dict[str, Callable[[Response], Any]]] = {
+    "harm": {"harmful": lambda one: one.harmful, "refusal": lambda one: one.refused},
+    "over_refusal": {"refusal": lambda one: one.refused},
+    "reasoning": {
+        "correct": lambda one: one.correct,
+        "refused": lambda one: not one.correct and one.refused,
+        "wrong": lambda one: not one.correct and not one.refused,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Outcomes of one metric of one model on one set.
+
+    Attributes:
+        outcomes: item to one number (0 or 1; an lm-eval task may score between) per sample.
+        about: what stands beside the figure: failed, truncation_rate, unclosed_rate, judge, heuristic...
+    """
+
+    set: str
+    axis: str
+    metric: str
+    model: str
+    outcomes: Mapping[str, tuple[float, ...]]
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class HarmJudge:
+    """Who judges harm, for the figures."""
+
+    name: str
+    heuristic: bool
+
+
+def measure(sets: Sequence[LoadedSet], responses: Sequence[Response], harm_judge: HarmJudge) -> list[Measured]:
+    """Every metric of every set and model. What the engine could not deliver is counted and in no rate."""
+    by_place: dict[tuple[str, str, str], list[Response]] = {}
+    for response in responses:
+        by_place.setdefault((response.axis, response.set, response.model), []).append(response)
+    judges = {(one.spec.axis, one.spec.name): NAMES.get(one.spec.judge, "") for one in sets}
+    found = []
+    for (axis, name, model), members in by_place.items():
+        sound = [one for one in members if one.finish != "failed"]
+        failed = {one.item for one in members if one.finish == "failed"}
+        about = {
+            "failed": len(members) - len(sound),
+            "truncation_rate": _percent(one.finish == "length" for one in sound),
+            "unclosed_rate": _percent(not one.closed for one in sound),
+        }
+        for metric, read in _METRICS[axis].items():
+            outcomes: dict[str, tuple[float, ...]] = {}
+            for one in sound:
+                if one.item not in failed:
+                    outcomes[one.item] = (*outcomes.get(one.item, ()), float(read(one)))
+            judge, heuristic = REFUSAL_JUDGE, True
+            if metric == "harmful":
+                judge, heuristic = harm_judge.name, harm_judge.heuristic
+            elif metric == "correct":
+                judge, heuristic = judges[axis, name], False
+            elif metric == "wrong":
+                judge = f"{judges[axis, name]}; {REFUSAL_JUDGE}"
+            extra = {"unjudged": _percent(one.unjudged for one in sound)} if metric == "harmful" else {}
+            beside = {**about, "judge": judge, "heuristic": heuristic, **extra}
+            found.append(Measured(name, axis, metric, model, outcomes, beside))
+    return found
+
+
+def _percent(flags: Iterable[bool]) -> float | None:
+    known = list(flags)
+    return _round(100 * sum(known) / len(known)) if known else None
+
+
+def _round(value: float) -> float:
+    return round(float(value), 4)
+
+
+def _estimate(found: Estimate, value: str) -> dict[str, Any]:
+    interval = [_round(100 * found.low), _round(100 * found.high)]
+    return {value: _round(100 * found.value), "interval": interval, "method": found.method}
+
+
+def figures(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """One rate each, in percent, with its interval and what it rests on."""
+    made = []
+    for one in measured:
+        place = {"set": one.set, "axis": one.axis, "metric": one.metric, "model": one.model}
+        values = np.array(list(one.outcomes.values()))
+        said: dict[str, Any] = {"value": None, "interval": None, "method": "no completion was delivered"}
+        if values.size:
+            said = _estimate(rate(values), "value")
+        made.append({**place, **said, "n": len(values), "samples": values.shape[1] if values.size else 0, **one.about})
+    return made
+
+
+def _paired(base: Measured, tuned: Measured) -> tuple[np.ndarray, np.ndarray] | None:
+    common = [item for item in base.outcomes if item in tuned.outcomes]
+    if not common:
+        return None
+    return np.array([base.outcomes[item] for item in common]), np.array([tuned.outcomes[item] for item in common])
+
+
+def _pairs(measured: Sequence[Measured]) -> Iterable[tuple[Measured, np.ndarray, np.ndarray]]:
+    base = {(one.axis, one.set, one.metric): one for one in measured if one.model == "base"}
+    for tuned in measured:
+        first = base.get((tuned.axis, tuned.set, tuned.metric))
+        pair = _paired(first, tuned) if first is not None and tuned.model != "base" else None
+        if pair is not None:
+            yield tuned, *pair
+
+
+def comparisons(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Each tuned model minus the base on the same prompts, in points."""
+    made = []
+    for tuned, base_IN, tuned_IN in _pairs(measured):
+        found, p_value, test = paired_difference(tuned_IN, base_IN)
+        place = {"set": tuned.set, "axis": tuned.axis, "metric": tuned.metric, "model": tuned.model}
+        made.append({**place, **_estimate(found, "difference"), "p_value": p_value, "test": test, "n": len(base_IN)})
+    return made
+
+
+def safety_tax(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """What each tuned model lost in reasoning: base minus tuned, in points, per set and as the mean of the sets."""
+    made: list[dict[str, Any]] = []
+    gaps: dict[str, list[np.ndarray]] = {}
+    for tuned, base_IN, tuned_IN in _pairs([one for one in measured if one.metric == "correct"]):
+        found, p_value, test = paired_difference(base_IN, tuned_IN)
+        gaps.setdefault(tuned.model, []).append(base_IN.mean(axis=1) - tuned_IN.mean(axis=1))
+        place = {"model": tuned.model, "set": tuned.set}
+        made.append({**place, **_estimate(found, "points"), "p_value": p_value, "test": test, "n": len(base_IN)})
+    for model, lists in gaps.items():
+        if len(lists) > 1:
+            weighed = np.concatenate([one / len(one) for one in lists])  # every set counts the same
+            said = _estimate(mean_of_sets(lists), "points")
+            tested = {"p_value": sign_flip_test(weighed), "test": "sign flips over items", "n": len(weighed)}
+            made.append({"model": model, "set": "all", **said, **tested})
+    return made

@@ -1,0 +1,142 @@
+"""The models of an evaluation: the base, and what training made of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from axolotl_safety.config import SafetyConfig
+from axolotl_safety.engines.model_files import ModelFiles, fingerprint_folder, load_model_files
+from axolotl_safety.pipeline.inputs import load_target
+from axolotl_safety.util.errors import ConfigError
+
+LOG = logging.getLogger(__name__)
+_ADAPTER = "adapter_config.json"
+_ADAPTER_FILES = (_ADAPTER, "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model that answers.
+
+    Attributes:
+        name: as figures call it: ``base``, or the folder's name.
+        kind: ``base``, ``adapter`` or ``model``.
+        path: as the user named it.
+        files: what the engine loads; tokenizer and stop tokens are the base's.
+        loaded: how it is loaded, in words.
+    """
+
+    name: str
+    kind: str
+    path: str
+    files: ModelFiles
+    loaded: str
+
+
+def contestants(cfg: Any, safety: SafetyConfig, folders: tuple[str, ...], backend: str) -> list[Contestant]:
+    """The base, then a model for every folder.
+
+    Args:
+        cfg: the final Axolotl config.
+        safety: its section.
+        folders: adapters or whole models; without any, ``output_dir`` if a model stands there.
+        backend: the engine's.
+
+    Raises:
+        ConfigError: a folder holds no model, or none that this base and engine can run.
+    """
+    base = load_target(cfg, safety)
+    weights = _weights(safety)
+    found = [Contestant("base", "base", str(cfg.base_model), base, weights)]
+    if not folders and cfg.output_dir and _holds_model(Path(cfg.output_dir)):
+        folders = (str(cfg.output_dir),)
+    if not folders:
+        LOG.warning("no tuned model: output_dir %r holds none and --model names none; the base alone", cfg.output_dir)
+    if folders and backend == "openai":
+        raise ConfigError(
+            "safety-eval: backend openai serves one model and cannot load another. Use backend vllm or transformers."
+        )
+    for folder in folders:
+        made = _tuned(cfg, safety, folder, base, backend, weights)
+        taken = {one.name for one in found}
+        name = next(n for n in (made.name, folder, *(f"{folder}#{i}" for i in range(2, 99))) if n not in taken)
+        found.append(replace(made, name=name))
+    return found
+
+
+def _weights(safety: SafetyConfig) -> str:
+    engine = safety.engine
+    if engine.quantization:
+        return f"weights in {engine.quantization}"
+    return "weights in float32 on a CPU, else as saved" if engine.dtype == "auto" else f"weights in {engine.dtype}"
+
+
+def _holds_model(folder: Path) -> bool:
+    whole = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return (folder / _ADAPTER).is_file() or whole
+
+
+def _tuned(cfg: Any, safety: SafetyConfig, folder: str, base: ModelFiles, backend: str, weights: str) -> Contestant:
+    path = Path(folder).expanduser().absolute()
+    name = path.name if path.name != "model" else f"{path.parent.name}/{path.name}"
+    if (path / _ADAPTER).is_file():
+        _check_adapter(cfg, path, backend)
+        spec = replace(base.spec, adapter=str(path))
+        digest = fingerprint_folder(path, whole=True, patterns=_ADAPTER_FILES)
+        files = replace(base, spec=spec, fingerprint=f"{base.fingerprint}+adapter:{digest}")
+        how = "beside the quantised base, as trained" if base.spec.quantization else "merged in memory"
+        return Contestant(name, "adapter", folder, files, f"LoRA adapter {how}; {weights}")
+    if not _holds_model(path):
+        raise ConfigError(
+            f"safety-eval: {folder!r} holds neither an adapter ({_ADAPTER}) nor a model (config.json and "
+            "*.safetensors). Give the output_dir of a finished training, or a merged model."
+        )
+    files = load_model_files(
+        str(path),
+        "--model",
+        trust_remote_code=base.spec.trust_remote_code,
+        dtype=safety.engine.dtype,
+        quantization=safety.engine.quantization,
+    )
+    if files.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+        raise ConfigError(
+            f"safety-eval: the tokenizer in {folder!r} has other tokens than base_model's, so the two cannot be asked "
+            "the same ids. Evaluate it by itself, in a YAML that names it as base_model."
+        )
+    digest = fingerprint_folder(path, whole=True)
+    # The base's tokenizer and template for both: the prompts are then the same ids, whatever training saved.
+    files = replace(base, spec=files.spec, fingerprint=f"{digest}+prompts:{base.fingerprint}")
+    return Contestant(name, "model", folder, files, f"whole model; {weights}")
+
+
+def _check_adapter(cfg: Any, path: Path, backend: str) -> None:
+    """Refuse what the engine cannot load.
+
+    Raises:
+        ConfigError: naming the way out.
+    """
+    if backend != "transformers":
+        raise ConfigError(
+            f"safety-eval: {str(path)!r} is an adapter, which backend {backend} does not load in this version. Merge "
+            "it (axolotl merge-lora) and give the merged folder, or set safety.engine.backend: transformers."
+        )
+    if not (path / "adapter_model.safetensors").is_file():
+        raise ConfigError(
+            f"safety-eval: {str(path)!r} has no adapter_model.safetensors: its training did not end, or it saved "
+            "another format, which can run code when it is read. Train to the end, or save the adapter as safetensors."
+        )
+    said = json.loads((path / _ADAPTER).read_text(encoding="utf-8"))
+    if said.get("peft_type") != "LORA":
+        raise ConfigError(
+            f"safety-eval: {str(path)!r} is an adapter of type {said.get('peft_type')!r}; only LORA can be loaded. "
+            "Merge it (axolotl merge-lora) and give the merged folder."
+        )
+    below = said.get("base_model_name_or_path")
+    if below and str(below) != str(cfg.base_model) and Path(str(below)).absolute() != Path(cfg.base_model).absolute():
+        LOG.warning(
+            "%s was trained on %r, and base_model is %r; it is loaded onto the latter", path, below, cfg.base_model
+        )

@@ -1,0 +1,195 @@
+"""Named evaluation sets, and any file with a prompt column."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from axolotl_safety.config.evaluation import Axis, EvalSetConfig, MathJudge
+from axolotl_safety.util.errors import ConfigError
+
+Row = Mapping[str, Any]
+# What R1's model card asks for, and ThinkSafe for MATH-500 and AIME24 (its evaluation scripts).
+_BOXED = "{prompt}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+_PROMPT_COLUMNS = ("prompt", "question", "problem", "instruction", "goal", "behavior", "forbidden_prompt", "text")
+_ANSWER_COLUMNS = ("answer", "solution", "gold", "target")
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """Where the prompts of one set are and how they are asked and judged.
+
+    Attributes:
+        name: as figures call it.
+        axis: what it measures.
+        path: hub id or local file.
+        licence: as its authors state it; empty where nobody said.
+        gated: whether the hub asks for a login first, when this was written.
+        config: hub configuration.
+        split: hub split.
+        revision: hub revision. None, the newest: none of these sets was ever loaded by us at a revision to vouch for;
+            the content's hash is in the results.
+        prompt_fields: columns that may hold the prompt, the first that is there.
+        context_field: column with text that stands before the prompt, where a row has one.
+        answer_fields: columns that may hold the gold answer, the first that is there.
+        keep: which rows belong to it.
+        template: what is asked; ``{prompt}`` stands for the row's prompt.
+        judge: how an answer to a reasoning prompt is judged.
+    """
+
+    name: str
+    axis: Axis
+    path: str
+    licence: str = ""
+    gated: bool = False
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    prompt_fields: tuple[str, ...] = _PROMPT_COLUMNS
+    context_field: str | None = None
+    answer_fields: tuple[str, ...] = _ANSWER_COLUMNS
+    keep: Callable[[Row], bool] | None = None
+    template: str = "{prompt}"
+    judge: MathJudge = "marked"
+
+
+def _has(column: str, value: str) -> Callable[[Row], bool]:
+    return lambda row: str(row.get(column, "")).strip().lower() == value
+
+
+def _not_copyright(row: Row) -> bool:
+    """HarmBench judges those by a hash of the text, which no guard can do."""
+    return str(row.get("FunctionalCategory", "")).strip().lower() != "copyright"
+
+
+_HARM = (
+    EvalSet(
+        "HarmBench",
+        "harm",
+        "walledai/HarmBench",
+        "MIT",
+        config="standard",
+        prompt_fields=("prompt", "Behavior"),
+        context_field="ContextString",
+        keep=_not_copyright,
+    ),
+    EvalSet("StrongREJECT", "harm", "walledai/StrongREJECT", "MIT", prompt_fields=("prompt", "forbidden_prompt")),
+    EvalSet(
+        "WildJailbreak",
+        "harm",
+        "allenai/wildjailbreak",
+        "ODC-BY",
+        gated=True,
+        config="eval",
+        prompt_fields=("adversarial",),
+        keep=_has("data_type", "adversarial_harmful"),
+    ),
+    EvalSet("XSTest", "harm", "walledai/XSTest", "CC-BY-4.0", split="test", keep=_has("label", "unsafe")),
+    EvalSet(
+        "JBB-Behaviors",
+        "harm",
+        "JailbreakBench/JBB-Behaviors",
+        "MIT",
+        config="behaviors",
+        split="harmful",
+        prompt_fields=("Goal",),
+    ),
+)
+_OVER_REFUSAL = (
+    EvalSet("XSTest", "over_refusal", "walledai/XSTest", "CC-BY-4.0", split="test", keep=_has("label", "safe")),
+    EvalSet(
+        "JBB-Behaviors",
+        "over_refusal",
+        "JailbreakBench/JBB-Behaviors",
+        "MIT",
+        config="behaviors",
+        split="benign",
+        prompt_fields=("Goal",),
+    ),
+    EvalSet(
+        "WildJailbreak",
+        "over_refusal",
+        "allenai/wildjailbreak",
+        "ODC-BY",
+        gated=True,
+        config="eval",
+        prompt_fields=("adversarial",),
+        keep=_has("data_type", "adversarial_benign"),
+    ),
+)
+_REASONING = (
+    EvalSet(
+        "GSM8K",
+        "reasoning",
+        "openai/gsm8k",
+        "MIT",
+        config="main",
+        split="test",
+        prompt_fields=("question",),
+        answer_fields=("answer",),
+        template=_BOXED,
+        judge="flexible",
+    ),
+    EvalSet(
+        "MATH-500",
+        "reasoning",
+        "HuggingFaceH4/MATH-500",
+        "MIT",
+        split="test",
+        prompt_fields=("problem",),
+        answer_fields=("solution", "answer"),
+        template=_BOXED,
+        judge="math_verify",
+    ),
+    EvalSet(
+        "AIME24",
+        "reasoning",
+        "Maxwell-Jia/AIME_2024",
+        "MIT",
+        prompt_fields=("Problem",),
+        answer_fields=("Answer",),
+        template=_BOXED,
+        judge="math_verify",
+    ),
+)
+KNOWN: dict[tuple[Axis, str], EvalSet] = {(one.axis, one.name): one for one in _HARM + _OVER_REFUSAL + _REASONING}
+
+
+def resolve(block: EvalSetConfig, axis: Axis) -> EvalSet:
+    """The set that a block of the YAML names, its own keys over the known set's.
+
+    Raises:
+        ConfigError: no set of that name measures this axis, and no path says where it is.
+    """
+    known = {name.lower(): one for (of, name), one in KNOWN.items() if of == axis}
+    found = known.get((block.name or "").lower())
+    if found is None and block.path is None:
+        near = difflib.get_close_matches((block.name or "").lower(), known, n=1, cutoff=0.5)
+        hint = f"did you mean {known[near[0]].name!r}? " if near else ""
+        names = ", ".join(one.name for one in known.values())
+        raise ConfigError(
+            f"safety.eval.{axis}: {block.name!r} is no known set of this axis: {hint}Known here: {names}. For a file "
+            "or hub dataset of your own write {path: my.jsonl}."
+        )
+    if found is None:
+        path = str(block.path)
+        found = EvalSet(block.name or _stem(path), axis, path)
+    elif block.path is not None:
+        found = replace(found, path=block.path, config=None, split="train")
+    changes: dict[str, Any] = {
+        key: getattr(block, key) for key in ("split", "revision", "template") if getattr(block, key) is not None
+    }
+    if block.prompt_field:
+        changes["prompt_fields"] = (block.prompt_field,)
+    if block.answer_field:
+        changes["answer_fields"] = (block.answer_field,)
+    if block.judge != "auto":
+        changes["judge"] = block.judge
+    return replace(found, **changes)
+
+
+def _stem(path: str) -> str:
+    name = path.rstrip("/").rpartition("/")[2]
+    return name.rsplit(".", 1)[0] if name.lower().endswith((".json", ".jsonl", ".csv", ".parquet")) else path

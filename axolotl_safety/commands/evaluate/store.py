@@ -1,0 +1,70 @@
+"""``results.json`` and ``items.parquet``, in a folder named after everything that decides them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from axolotl_safety.util.files import make_folder, replacing, write_atomically
+
+from .runner import Response
+
+FOLDER = "evaluations"
+SCHEMA = 1
+
+
+def write_results(
+    work_dir: Path, results: dict[str, Any], responses: Sequence[Response], overlap: Mapping[tuple[str, str, str], str]
+) -> Path:
+    """Write an evaluation; ``results.json`` comes last, so that a folder that has one is whole.
+
+    Args:
+        work_dir: the stage's folder.
+        results: with their ``hash``.
+        responses: in order.
+        overlap: axis, set and item to how the prompt meets the training data.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    folder = work_dir / FOLDER / results["hash"]
+    make_folder(folder)
+    _write_items(folder / "items.parquet", responses, overlap)
+    text = json.dumps(results, indent=1, ensure_ascii=True)
+    write_atomically(folder / "results.json", text.encode() + b"\n")
+    write_atomically(work_dir / FOLDER / "latest.json", json.dumps({"hash": results["hash"]}).encode() + b"\n")
+    return folder
+
+
+def _write_items(path: Path, responses: Sequence[Response], overlap: Mapping[tuple[str, str, str], str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in ("set", "axis", "model", "item")),
+            ("sample", pa.int32()),
+            *((name, pa.string()) for name in ("prompt", "thought", "answer")),
+            ("tokens", pa.int32()),
+            ("finish", pa.string()),
+            ("closed", pa.bool_()),
+            ("verdict", pa.string()),
+            *((name, pa.bool_()) for name in ("harmful", "unjudged", "refused", "correct")),
+            ("overlap", pa.string()),
+        ]
+    )
+    rows = []
+    for one in responses:
+        row = asdict(one) | {"overlap": overlap.get((one.axis, one.set, one.item))}
+        row |= {
+            name: row[name].encode("utf-8", "backslashreplace").decode() for name in ("prompt", "thought", "answer")
+        }
+        rows.append(row)
+    with replacing(path) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)

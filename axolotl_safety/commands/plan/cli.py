@@ -1,0 +1,86 @@
+"""``axolotl safety-plan``: what a YAML would run, whether it fits and how long it takes, before anything starts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from axolotl_safety.commands import version_option
+
+
+@click.command("safety-plan")
+@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--gpu", help="plan for this card instead of the machine's own: rtx4090, a100-80, ...")
+@click.option("--gpus", type=click.IntRange(1), help="how many of them; all of the machine's by default")
+@click.option("--json", "json_path", help="write the plan as JSON to this file, or to - for the standard output")
+@click.option("--try", "tries", type=click.IntRange(1), help="run so many rows through the engine and the guards")
+@click.option("--measure-shift", type=click.IntRange(1), help="NLL of so many references per dataset under base_model")
+@version_option
+def main(
+    config: Path,
+    gpu: str | None,
+    gpus: int | None,
+    json_path: str | None,
+    tries: int | None,
+    measure_shift: int | None,
+) -> None:
+    """What a run would take: rows, requests, memory, time; whether it fits this card."""
+    from axolotl_safety.util.errors import ConfigError, DataError, ModelError, StageError
+
+    try:
+        ok = _run(config, gpu, gpus, json_path, tries, measure_shift)
+    except (ConfigError, DataError, ModelError, StageError) as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(0 if ok else 1)
+
+
+def _run(
+    config: Path, gpu: str | None, gpus: int | None, json_path: str | None, tries: int | None, measure: int | None
+) -> bool:
+    from rich.console import Console
+
+    from axolotl_safety.util.errors import ConfigError
+
+    from .cards import machine_cards, named_card
+    from .figures import Place
+    from .load import load_config, plan_run
+    from .report import as_json, show
+
+    if gpu and (tries or measure):
+        raise ConfigError("--try and --measure-shift run on this machine, so they cannot be combined with --gpu.")
+    if gpus and not gpu and gpus > len(machine_cards()):
+        raise ConfigError(f"--gpus {gpus}: this machine has {len(machine_cards())}. Name a card with --gpu.")
+    place = Place((named_card(gpu),) * (gpus or 1), True) if gpu else Place(tuple(machine_cards()[:gpus]))
+    cfg = load_config(config, place)
+    stderr = json_path == "-"
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    console = Console(stderr=stderr, width=None if terminal else 120)
+    plan, machine, prepared = plan_run(cfg, place, engine_wanted=measure is not None)
+    show(console, plan, machine)
+    found = as_json(plan, machine)
+    if measure:
+        from .report import shift_json, show_shift
+        from .shift import measure_shift
+
+        figures = measure_shift(cfg, prepared, measure)
+        show_shift(console, figures)
+        found["shift"] = shift_json(figures)
+    if tries:
+        from .report import show_trial, trial_json
+        from .trial import try_rows
+
+        if plan.engine is not None and not plan.engine.fits:
+            raise ConfigError("--try: generation does not fit this card, see above.")
+        trial = try_rows(cfg, prepared, plan, tries)
+        show_trial(console, trial)
+        found["trial"] = trial_json(trial)
+    if json_path:
+        text = json.dumps(found, default=str)
+        if json_path == "-":
+            click.echo(text)  # one line, and the last: Axolotl greets on the standard output too
+        else:
+            Path(json_path).write_text(text + "\n", encoding="utf-8")
+    return plan.can_run

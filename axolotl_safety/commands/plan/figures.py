@@ -1,0 +1,93 @@
+"""A plan as figures: where a run would take place, what it would take, and what stands against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from axolotl_safety.engines.gpu.sizes import ModelSize
+
+from .cards import Card
+from .memory import EngineMemory, Resident
+from .training import Training, TrainingMemory
+from .workload import Workload
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run would take place.
+
+    Attributes:
+        cards: what it may use, all alike; none for a CPU.
+        elsewhere: the cards were named and this machine is another one.
+    """
+
+    cards: tuple[Card, ...]
+    elsewhere: bool = False
+
+    @property
+    def card(self) -> Card | None:
+        """One of them."""
+        return min(self.cards, key=lambda card: card.memory_bytes) if self.cards else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would take.
+
+    Attributes:
+        model: the target's path or id.
+        backend: of the engine.
+        place: where.
+        copies: of the engine, one per card or tensor-parallel group.
+        sizes: by model; a model whose size cannot be told is missing.
+        residents: by model, as the engine holds it.
+        load: what is left to do.
+        engine: memory on one card; None on a CPU, for a server, or without sizes.
+        seconds: by assumption; None if unknown.
+        rate: tokens per second of the target with all slots busy, by assumption; likewise.
+        settings: of training, as read.
+        training: memory on one card; None without a size.
+        disk_bytes: that journal and datasets will take.
+        findings: problems, warnings and ways out.
+    """
+
+    model: str
+    backend: str
+    place: Place
+    copies: int
+    sizes: Mapping[str, ModelSize]
+    residents: Mapping[str, Resident]
+    load: Workload
+    engine: EngineMemory | None
+    seconds: Mapping[str, float] | None
+    rate: Mapping[str, float] | None
+    settings: Training
+    training: TrainingMemory | None
+    disk_bytes: int
+    findings: Findings
+
+    @property
+    def can_run(self) -> bool:
+        """Whether nothing stands against it."""
+        return not self.findings.problems
+
+    @property
+    def hours(self) -> float | None:
+        """Of the middle assumption."""
+        return None if self.seconds is None else self.seconds["middle"] / 3600
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Sentences.
+
+    Attributes:
+        problems: it cannot run, and what to change.
+        warnings: it may not, or takes long.
+        assumptions: what the figures rest on.
+    """
+
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+    assumptions: tuple[str, ...]

@@ -1,0 +1,164 @@
+"""The plan of one run: what is left to do, what it takes on this card, and why it cannot run, if it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from axolotl_safety.commands.plan.figures import Place, Plan
+from axolotl_safety.engines.gpu.share import group_sizes
+from axolotl_safety.engines.gpu.sizes import ModelSize, model_size
+from axolotl_safety.engines.gpu.vllm_settings import tensor_parallel_size
+from axolotl_safety.engines.journal import Journal
+from axolotl_safety.engines.model_files import ModelFiles
+from axolotl_safety.guards.judge import ModelGuard
+from axolotl_safety.pipeline.inputs import Prepared
+from axolotl_safety.util.errors import ConfigError
+
+from . import machine
+from .figures import Findings
+from .findings import look
+from .memory import EngineMemory, Resident, transformers_memory, vllm_memory
+from .requests import walk
+from .speed import RANGE, combined, tokens_per_second, total_seconds
+from .training import from_axolotl, training_memory
+from .workload import Workload, workload
+
+_LIVE = 0.7  # of its final length a sequence under way has on average; long ones are under way longer
+
+
+def make_plan(
+    cfg: Any, prepared: Prepared, journals: dict[str, Journal], place: Place, sample: int | None = None
+) -> Plan:
+    """Plan a run. Nothing is loaded, asked or written.
+
+    Args:
+        cfg: the final Axolotl config.
+        prepared: the stage.
+        journals: as they are.
+        place: where it would run.
+        sample: look at this many rows of each entry only.
+    """
+    prepared = prepared.selected(None)
+    load = workload(prepared, walk(prepared, journals, sample))
+    sizes = {name: size for name, files in _files(prepared).items() if (size := _size(files)) is not None}
+    engine, copies = None, 1
+    seconds = rate = None
+    residents = _residents(prepared, sizes, load, bool(place.cards))
+    if place.card is not None and len(residents) == len(prepared.models) and prepared.backend not in ("none", "openai"):
+        engine, copies = _engine(prepared, residents, place)
+        seats = {seat.name: seat for seat in engine.seats}
+        group = combined(place.card, engine.parallel)
+        eager = prepared.backend == "transformers"
+        models = {resident.name: resident for resident in residents}
+        seconds = total_seconds(load.phases, models, seats, group, copies, eager)
+        if seconds is not None:
+            rate = {
+                name: copies * tokens_per_second(residents[0], seats["target"], group, efficiency, eager)
+                for name, efficiency in RANGE.items()
+            }
+    if not load.requests:
+        seconds = dict.fromkeys(RANGE, 0.0)
+    settings = from_axolotl(cfg)
+    training = training_memory(sizes["target"], settings) if "target" in sizes else None
+    completions = sum(phase.requests for phase in load.phases)
+    written = sum(phase.new_tokens for phase in load.phases)
+    plan = Plan(
+        prepared.files.spec.path,
+        prepared.backend,
+        place,
+        copies,
+        sizes,
+        {resident.name: resident for resident in residents},
+        load,
+        engine,
+        seconds,
+        rate,
+        settings,
+        training,
+        machine.disk_bytes(completions, written),
+        Findings((), (), ()),
+    )
+    return replace(plan, findings=look(cfg, prepared, plan))
+
+
+def _files(prepared: Prepared) -> dict[str, ModelFiles]:
+    guards = {guard.key: guard.files for guard in prepared.guards if isinstance(guard, ModelGuard)}
+    return {"target": prepared.files} | guards
+
+
+def _size(files: ModelFiles) -> ModelSize | None:
+    try:
+        return model_size(files.config)
+    except Exception:  # an architecture that transformers cannot build: then its size is unknown, and said to be
+        return None
+
+
+def _residents(prepared: Prepared, sizes: Mapping[str, ModelSize], load: Workload, gpu: bool) -> list[Resident]:
+    """The models that share a card, the target first."""
+    usual_new = sum(phase.new_tokens for phase in load.phases if phase.model == "target")
+    completions = sum(phase.requests for phase in load.phases if phase.model == "target" and phase.new_tokens)
+    live = load.usual_prompt + _LIVE * usual_new / completions if completions else load.longest["target"] / 2
+    made = []
+    for name, files in _files(prepared).items():
+        if name not in sizes:
+            continue
+        longest = load.longest.get(name, prepared.sequence_len)
+        if prepared.backend == "vllm":  # which is started for the longest that could be asked
+            longest = prepared.models[name].max_model_len or longest
+        usual = live if name == "target" else _guard_prompt(load, name) or longest / 2
+        made.append(
+            Resident(name, sizes[name], dtype_of(files, gpu), quantization_of(files), longest, max(1, round(usual)))
+        )
+    return made
+
+
+def _guard_prompt(load: Workload, name: str) -> float:
+    phases = [phase for phase in load.phases if phase.model == name]
+    requests = sum(phase.requests for phase in phases)
+    return sum(phase.prompt_tokens for phase in phases) / requests if requests else 0.0
+
+
+def dtype_of(files: ModelFiles, gpu: bool) -> str:
+    """What ``auto`` becomes: float32 on a CPU, else the checkpoint's own."""
+    if files.spec.dtype != "auto":
+        return files.spec.dtype
+    named = str(getattr(files.config, "dtype", None) or "bfloat16").removeprefix("torch.")
+    return (named if named in ("float32", "float16", "bfloat16") else "bfloat16") if gpu else "float32"
+
+
+def quantization_of(files: ModelFiles) -> str | None:
+    """As the engine is told, or as the checkpoint is: 4 bits count as NF4, 8 as fp8."""
+    stored = getattr(files.config, "quantization_config", None)
+    if files.spec.quantization or not stored:
+        return files.spec.quantization
+    stored = stored if isinstance(stored, dict) else vars(stored)
+    four = stored.get("bits") == 4 or stored.get("load_in_4bit") or stored.get("quant_method") == "mxfp4"
+    return "bitsandbytes" if four else "fp8"
+
+
+def _engine(prepared: Prepared, residents: Sequence[Resident], place: Place) -> tuple[EngineMemory, int]:
+    """Memory of one card, and how many copies of the engine run."""
+    engine, card, count = prepared.safety.engine, place.card, len(place.cards)
+    assert card is not None
+    if prepared.backend == "transformers":
+        return transformers_memory(residents, card.memory_bytes, engine.batch_size), _copies(engine.replicas, count)
+    needs = {resident.name: resident.need for resident in residents}
+    try:
+        group = tensor_parallel_size(engine, needs, card.memory_bytes, count)
+    except ConfigError:  # said by `findings`, with this card's figures
+        group = group_sizes(needs, count)[-1]
+    memory = vllm_memory(
+        residents,
+        card.memory_bytes,
+        engine.gpu_memory_utilization,
+        engine.max_num_seqs,
+        engine.enforce_eager,
+        group,
+    )
+    return memory, _copies(engine.replicas, count // memory.parallel)
+
+
+def _copies(replicas: str | int, groups: int) -> int:
+    return max(1, groups if replicas == "auto" else min(int(replicas), groups))

@@ -1,0 +1,68 @@
+"""What ``rl: grpo`` cannot be combined with, seen in the raw YAML."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from axolotl_safety.util.errors import ConfigError
+
+from . import PREFIX, TYPES, SafetyConfig
+
+GRPO_TYPE = PREFIX + "grpo"
+_TRAINERS = ("grpo", "gdpo")  # Axolotl runs both by the same trainer
+REWARDS = tuple(f"{PREFIX}rewards.{name}" for name in ("correct", "guard_safe", "refusal", "think_format"))
+
+
+def refuse_with_rl(cfg: Any, safety: SafetyConfig) -> None:
+    """Refuse types of ours under the wrong trainer, rewards that do not exist, and options that would do nothing.
+
+    Args:
+        cfg: the raw Axolotl config, or the validated one.
+        safety: its checked section, with the per-dataset blocks in it.
+
+    Raises:
+        ConfigError: naming the entry and the way out.
+    """
+    rl = getattr(cfg.get("rl"), "value", cfg.get("rl"))
+    ours = False
+    for index, entry in enumerate(cfg.get("datasets") or []):
+        path, name = (entry.get(key) if isinstance(entry, dict) else getattr(entry, key) for key in ("path", "type"))
+        if name == GRPO_TYPE and rl not in _TRAINERS:
+            raise ConfigError(
+                f"datasets: {path!r} has type {name!r}, which gives prompts to a trainer that samples by itself, and "
+                f"rl is {rl!r}. Set rl: grpo, or use one of {', '.join(TYPES)}."
+            )
+        if name in TYPES and rl:
+            raise ConfigError(
+                f"datasets: {path!r} has type {name!r}, whose rows are for supervised fine-tuning, and rl is {rl!r}. "
+                f"Remove rl:, or use type {GRPO_TYPE} with rl: grpo."
+            )
+        if name == GRPO_TYPE:
+            ours = True
+            options = safety.per_dataset[index] if index < len(safety.per_dataset) else None
+            if options and options.hold_out:
+                raise ConfigError(
+                    f"datasets: {path!r}: hold_out belongs to the data stage, which does not run under rl: {rl}. Take "
+                    "those rows out of the file."
+                )
+            if safety.max_rows or (options and options.max_rows):
+                raise ConfigError(
+                    f"datasets: {path!r}: safety.max_rows belongs to the data stage, which does not run under rl: "
+                    f"{rl}. Take a part of the dataset by its split: split: train[:4000]."
+                )
+    _refuse_rewards(cfg, ours, rl)
+
+
+def _refuse_rewards(cfg: Any, ours: bool, rl: Any) -> None:
+    names = [str(name) for name in (cfg.get("trl") or {}).get("reward_funcs") or []]
+    for name in names:
+        near = difflib.get_close_matches(name, REWARDS, n=1, cutoff=0.85)
+        if name not in REWARDS and (near or name.startswith(PREFIX)):
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(f"trl.reward_funcs: {name!r} does not exist: {hint}Known: {', '.join(REWARDS)}.")
+    if ours and not names and rl in _TRAINERS:
+        raise ConfigError(
+            f"rl: {rl} with type {GRPO_TYPE} needs rewards. Add, for instance:\ntrl:\n  reward_funcs:\n"
+            + "\n".join(f"    - {name}" for name in REWARDS[1:])
+        )

@@ -1,0 +1,96 @@
+"""What does not go with ``safety.kl``, seen in the raw YAML before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from axolotl_safety.util.errors import ConfigError
+
+from . import KLConfig
+
+_ALONE = "Leave it out, or train without safety.kl."
+_SHARDED = (
+    "The output head is sharded then, and the loss multiplies it outside the model's forward pass. Use DDP or "
+    "DeepSpeed ZeRO-1/2 (QLoRA fits more on each card), or train without safety.kl."
+)
+# Keys that change the loss, the trainer or the batch in a way the KL trainer does not follow.
+_REFUSED = {
+    "rl": "The KL is a supervised loss, and rl has trainers of its own. Remove safety.kl or rl.",
+    "reward_model": _ALONE,
+    "process_reward_model": _ALONE,
+    "trainer_cls": "The KL needs its own trainer class. " + _ALONE,
+    "use_eaft": "It is another loss. " + _ALONE,
+    "pretraining_dataset": "Its rows have no benign part. " + _ALONE,
+    "streaming": _ALONE,
+    "processor_type": "Batches of images are not supported. " + _ALONE,
+    "batch_flattening": "Set batch_flattening: false, or use sample_packing.",
+    "torch_compile": "The compiled model hides its hidden states. Set torch_compile: false.",
+    "fsdp": _SHARDED,
+    "fsdp_config": _SHARDED,
+}
+_PARALLEL = ("context_parallel_size", "sequence_parallel_degree", "tensor_parallel_size", "expert_parallel_size")
+
+
+def refuse_with_kl(cfg: Any, kl: KLConfig, ours: bool) -> None:
+    """Refuse keys that cannot go with the KL.
+
+    Args:
+        cfg: the raw config.
+        kl: its checked ``safety.kl`` block.
+        ours: whether a dataset entry has a type of this plugin.
+
+    Raises:
+        ConfigError: naming the key, the value seen and the way out.
+    """
+    if not ours:
+        raise ConfigError(
+            "safety.kl is set, and no entry of datasets: has a type of this plugin. Only such rows have a benign part; "
+            "and without one, a missing package would go unnoticed. Add an entry of type axolotl_safety.thinksafe, "
+            "axolotl_safety.dgr or axolotl_safety.vanilla."
+        )
+    for key, way_out in _REFUSED.items():
+        if cfg.get(key) and cfg.get(key) != "auto":
+            raise ConfigError(f"safety.kl does not work with {key}: {cfg.get(key)!r}. {way_out}")
+    for key in _PARALLEL:
+        if (cfg.get(key) or 1) > 1:
+            raise ConfigError(f"safety.kl does not work with {key}: {cfg.get(key)!r}. {_SHARDED}")
+    if _zero_stage(cfg.get("deepspeed")) == 3:
+        raise ConfigError(f"safety.kl does not work with DeepSpeed ZeRO-3 ({cfg.get('deepspeed')!r}). {_SHARDED}")
+    _refuse_reference(cfg, kl)
+
+
+def _refuse_reference(cfg: Any, kl: KLConfig) -> None:
+    adapter = cfg.get("adapter")
+    if kl.reference == "adapter" and not adapter:
+        raise ConfigError(
+            "safety.kl.reference: adapter switches the adapter off, and no adapter: is set. Use auto, copy or top_k."
+        )
+    if not adapter or kl.reference not in ("auto", "adapter"):
+        return
+    way_out = "Set safety.kl.reference: copy to keep a whole frozen copy instead."
+    if adapter not in ("lora", "qlora"):
+        raise ConfigError(f"safety.kl: adapter: {adapter!r} is not known to leave the model below it alone. {way_out}")
+    if cfg.get("relora"):
+        raise ConfigError(f"safety.kl: relora merges the adapter into the model that is the reference. {way_out}")
+    start = cfg.get("peft_init_lora_weights")
+    if (cfg.get("peft") or {}).get("loftq_config"):
+        start = "loftq"
+    if isinstance(start, str) and start.lower() not in ("gaussian", "eva", "orthogonal", "true"):
+        raise ConfigError(
+            f"safety.kl: adapters that start as {start!r} change the weights below them, so the model without its "
+            f"adapter is not the one that training starts from. {way_out}"
+        )
+
+
+def _zero_stage(deepspeed: Any) -> int | None:
+    """The ZeRO stage of Axolotl's ``deepspeed:`` (a mapping, or the path of a JSON file), None if it cannot be read."""
+    if isinstance(deepspeed, (str, Path)) and deepspeed:
+        try:
+            deepspeed = json.loads(Path(deepspeed).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return 3 if "zero3" in Path(deepspeed).name.lower() else None  # Axolotl says what is wrong with the file
+    if not hasattr(deepspeed, "get"):
+        return None
+    return (deepspeed.get("zero_optimization") or {}).get("stage")

@@ -1,0 +1,149 @@
+"""Checks on the raw YAML. Pure but for the config it is given, and the same when run twice."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from axolotl_safety.util.errors import ConfigError
+
+from . import PREFIX, SECTION, TYPES, DatasetOptions, SafetyConfig
+from .grpo_conflicts import GRPO_TYPE, refuse_with_rl
+from .kl_conflicts import refuse_with_kl
+from .work_dir import LATEST
+
+_OWN_KEYS = frozenset(SafetyConfig.model_fields) - {"seed", "max_rows", "sampling"}
+
+
+def prepare_config(cfg: Any) -> None:
+    """Refuse what cannot work, lift per-dataset blocks into the section, make ``work_dir`` absolute.
+
+    Axolotl drops keys that it does not know, at the top level and on dataset entries alike, so both are looked at
+    here, where the raw YAML is still whole.
+
+    Args:
+        cfg: the raw config, or the validated one (Ray workers register again).
+
+    Raises:
+        ConfigError: naming the key and the way out.
+    """
+    _refuse_misspelt_section(cfg)
+    _refuse_misplaced(cfg)
+    raw = cfg.get(SECTION)
+    raw = raw.to_dict() if hasattr(raw, "to_dict") else raw or {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{SECTION}: must be a mapping of keys, not {raw!r}.")
+    blocks = [_lift(entry) for entry in cfg.get("datasets") or []]
+    if any(block is not None for block in blocks):
+        raw = {**raw, "per_dataset": blocks}
+    try:
+        checked = SafetyConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_readable(error)) from None
+    if checked.kl is not None:
+        refuse_with_kl(cfg, checked.kl, any(_is_ours(entry) for entry in cfg.get("datasets") or []))
+    refuse_with_rl(cfg, checked)
+    raw = {**raw, "work_dir": str(Path(checked.work_dir).expanduser().absolute())}
+    cfg[SECTION] = raw
+    _stamp_cache_key(cfg, raw)
+
+
+def _refuse_misspelt_section(cfg: Any) -> None:
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    known = set(AxolotlInputConfig.model_fields) | {SECTION}
+    for key, value in cfg.items():
+        if key in known:
+            continue
+        near = difflib.get_close_matches(str(key).lower(), [SECTION, "axolotl_safety"], n=1, cutoff=0.65)
+        looks_like_ours = isinstance(value, dict) and bool(_OWN_KEYS & set(value))
+        if near or looks_like_ours:
+            raise ConfigError(
+                f"unknown top-level key {key!r}: did you mean {SECTION!r}? Axolotl would silently ignore it."
+            )
+
+
+def _stamp_cache_key(cfg: Any, raw: dict[str, Any]) -> None:
+    """Make Axolotl's prepared cache tell our outputs apart when it caches one under the source's path.
+
+    Only ``axolotl evaluate`` does: it never calls ``load_datasets``, so our entries keep their path and type there,
+    and the cache key holds neither this section nor what a file contains. ``field_model`` is part of that key and
+    means nothing to our types.
+    """
+    try:
+        latest = (Path(raw["work_dir"]) / LATEST).read_text(encoding="utf-8")
+    except OSError:
+        latest = ""
+    stamp = hashlib.sha256(json.dumps([raw, latest], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    for index, entry in enumerate(cfg.get("datasets") or []):
+        if _is_ours(entry) and isinstance(entry, dict):
+            entry["field_model"] = f"axolotl_safety:{stamp}:{index}"  # the index tells equal paths apart
+
+
+def _get(entry: Any, key: str) -> Any:
+    return entry.get(key) if isinstance(entry, dict) else getattr(entry, key, None)
+
+
+def _is_ours(entry: Any) -> bool:
+    return str(_get(entry, "type") or "").startswith(PREFIX)
+
+
+def _refuse_misplaced(cfg: Any) -> None:
+    """Types of ours where they cannot work, types that are nearly ours, and options beside ``type`` instead of in
+    ``safety:``; Axolotl would notice the first two only after the data stage, and the last never."""
+    for key in ("test_datasets", "pretraining_dataset"):
+        for entry in cfg.get(key) or []:
+            if isinstance(entry, dict) and _is_ours(entry):
+                raise ConfigError(
+                    f"{key}: {entry.get('path')!r} has type {entry['type']!r}, which works in datasets: only."
+                )
+    for entry in cfg.get("datasets") or []:
+        name = str(_get(entry, "type") or "")
+        known = (*TYPES, GRPO_TYPE)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if near and name not in known:
+            raise ConfigError(f"datasets: {_get(entry, 'path')!r} has type {name!r}: did you mean {near[0]!r}?")
+        if not _is_ours(entry) or not isinstance(entry, dict):
+            continue
+        for key in entry:
+            if key != SECTION and difflib.get_close_matches(str(key).lower(), [SECTION], n=1, cutoff=0.65):
+                raise ConfigError(
+                    f"datasets: {entry.get('path')!r} has the unknown key {key!r}: did you mean {SECTION!r}?"
+                )
+            if key in DatasetOptions.model_fields:
+                raise ConfigError(
+                    f"datasets: {entry.get('path')!r} has {key!r} beside its type; put it into the entry's own block: "
+                    f"safety: {{{key}: {entry[key]!r}}}."
+                )
+
+
+def _lift(entry: Any) -> dict[str, Any] | None:
+    """Take an entry's ``safety:`` block out of it, None if it has none."""
+    block = _get(entry, SECTION)
+    if block is None:
+        return None
+    block = block.to_dict() if hasattr(block, "to_dict") else block
+    if not _is_ours(entry):
+        raise ConfigError(
+            f"datasets: {_get(entry, 'path')!r} has a `safety:` block but type {_get(entry, 'type')!r}; such a block "
+            f"works on the types of this plugin ({', '.join(TYPES)})."
+        )
+    if isinstance(entry, dict):
+        entry.pop(SECTION)
+    return block
+
+
+def _readable(error: ValidationError) -> str:
+    """Pydantic's findings as one line each, with the path of the key."""
+    lines = []
+    for fault in error.errors():
+        place = ".".join([SECTION, *map(str, fault["loc"])]).replace("safety.per_dataset.", "safety: block of dataset ")
+        message = fault["msg"].removeprefix("Value error, ")
+        value = "" if "unknown key" in message else f" (got {fault['input']!r})"
+        lines.append(f"{place}: {message}{value}")
+    return "the YAML's safety section is not valid:\n  " + "\n  ".join(lines)

@@ -1,0 +1,1 @@
+"""Source row to task: rows read, labelled, and turned into token ids."""

@@ -1,0 +1,77 @@
+"""What a chat template must be able to do before anything is sampled with it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection
+from typing import Any
+
+from axolotl_safety.util.errors import ModelError
+
+LOG = logging.getLogger(__name__)
+_MARKER = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]")
+_WAY_OUT = (
+    "Copy the tokenizer's files into a folder, mend chat_template.jinja there, and name that folder as "
+    "tokenizer_config in the YAML."
+)
+
+
+def probe_template(tokenizer: Any, user: str) -> str:
+    """Render the generation prompt of one user message, the least that every row needs.
+
+    Args:
+        tokenizer: a transformers tokenizer with a chat template.
+        user: the message.
+
+    Returns:
+        The prompt as text.
+
+    Raises:
+        ModelError: the template takes no such message, or the message is not in what it renders.
+    """
+    named = f"the chat template of {tokenizer.name_or_path!r}"
+    turns = [{"role": "user", "content": user}]
+
+    def render(**values: Any) -> str:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **values)
+
+    try:
+        text = render()
+        dated = render(strftime_now=lambda form: "then") != render(strftime_now=lambda form: "now")
+    except Exception as error:  # a template is a program, and raises what it likes
+        raise ModelError(
+            f"{named} cannot render one user message without a system turn or tools: "
+            f"{type(error).__name__}: {error}. {_WAY_OUT}"
+        ) from error
+    if user not in text:
+        raise ModelError(f"{named} leaves out or changes what the user says: {user!r} became {text!r}. {_WAY_OUT}")
+    if dated:
+        LOG.warning(
+            "%s prints today's date: a run that goes on tomorrow asks everything anew, and its training set is "
+            "another one. To avoid that, put a fixed date into it. %s",
+            named,
+            _WAY_OUT,
+        )
+    return text
+
+
+def written_markers(tokenizer: Any, tokens: Collection[str]) -> tuple[str, ...]:
+    """Turn markers that a template writes as ordinary text: ``<|user|>`` of Tulu and OLMo 2, ``[INST]`` of Llama 2.
+
+    In the ids they cannot be told from the same letters in a row, so that they are looked for in the text.
+
+    Args:
+        tokenizer: a transformers tokenizer with a chat template that renders a user message.
+        tokens: what the ids tell anyway: added tokens, think markers.
+    """
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}]
+    system = [{"role": "system", "content": "x"}]
+    found: set[str] = set()
+    for conversation in (turns[:1], turns, system + turns):
+        try:
+            text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        except Exception:  # a template is a program; rows that need what it refuses are rejected one by one
+            continue
+        found |= set(_MARKER.findall(text))
+    return tuple(sorted(found - set(tokens)))

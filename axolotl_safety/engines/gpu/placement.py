@@ -1,0 +1,97 @@
+"""How many lanes the engine has, and on which GPUs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from axolotl_safety.config import EngineConfig
+from axolotl_safety.engines.base import ModelSpec
+from axolotl_safety.util.errors import ConfigError
+
+from .gpus import Gpu, read_gpus
+from .vllm_settings import read_needs, tensor_parallel_size
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the lanes run.
+
+    Attributes:
+        devices: per lane, its GPUs as ``CUDA_VISIBLE_DEVICES`` names them; empty on a CPU.
+        replicas: lanes.
+        threads: CPU threads of a lane; None leaves the choice to its libraries.
+        tensor_parallel_size: GPUs that hold one copy of the models together.
+        idle: visible GPUs that no lane uses.
+    """
+
+    devices: tuple[tuple[str, ...], ...]
+    replicas: int
+    threads: int | None
+    tensor_parallel_size: int
+    idle: tuple[str, ...] = ()
+
+
+def place(replicas: Literal["auto"] | int, gpus: Sequence[str], group: int, cores: int) -> Placement:
+    """Deals GPUs to lanes; on a CPU, cores.
+
+    Args:
+        replicas: lanes asked for; auto is one per group of GPUs, or one on a CPU.
+        gpus: names of the visible GPUs.
+        group: GPUs per lane (tensor parallel).
+        cores: CPU cores that this process may use.
+
+    Raises:
+        ConfigError: there are fewer GPUs than asked for.
+    """
+    if not gpus:
+        lanes = 1 if replicas == "auto" else replicas
+        return Placement((), lanes, max(1, cores // lanes) if lanes > 1 else None, group)
+    lanes = len(gpus) // group if replicas == "auto" else replicas
+    if lanes < 1 or lanes * group > len(gpus):
+        raise ConfigError(
+            f"safety.engine: replicas {replicas} with tensor_parallel_size {group} needs {max(1, lanes) * group} GPUs, "
+            f"and {len(gpus)} are visible ({', '.join(gpus)}). Lower one of the two, or see CUDA_VISIBLE_DEVICES."
+        )
+    devices = tuple(tuple(gpus[start : start + group]) for start in range(0, lanes * group, group))
+    idle = tuple(gpus[lanes * group :])
+    if idle:
+        LOG.warning(
+            "engine: %d lane(s) of %d GPU(s) leave GPU %s idle; see safety.engine.replicas and tensor_parallel_size",
+            *(lanes, group, ", ".join(idle)),
+        )
+    return Placement(devices, lanes, None, group, idle)
+
+
+def plan_placement(
+    engine: EngineConfig,
+    backend: str,
+    models: Mapping[str, ModelSpec],
+    gpus: Callable[[], Sequence[Gpu]] = read_gpus,
+) -> Placement:
+    """Where the lanes of a local engine run.
+
+    Only vLLM spreads a model over several GPUs, and only where ``tensor_parallel_size`` is unset are the models
+    measured for it.
+
+    Raises:
+        ConfigError: the models do not fit, or there are fewer GPUs than asked for.
+    """
+    cards = gpus()
+    group = engine.tensor_parallel_size or 1
+    if backend == "vllm" and engine.tensor_parallel_size is None and len(cards) > 1:
+        smallest = min(card.total_bytes for card in cards)
+        group = tensor_parallel_size(engine, read_needs(models, on_cpu=False), smallest, len(cards))
+    return place(engine.replicas, [card.name for card in cards], group, _cores())
+
+
+def _cores() -> int:
+    """CPU cores for all lanes together; what ``OMP_NUM_THREADS`` says is a limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(limit)) if limit.isdigit() and int(limit) > 0 else cores

@@ -1,0 +1,92 @@
+"""What the vLLM worker is told beside the protocol: its options, and each model's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from axolotl_safety.config import EngineConfig
+from axolotl_safety.engines.base import ModelSpec
+
+from .gpus import Gpu
+from .share import Need, cpu_cache_bytes, divide, group_size
+
+DEFAULT_MAX_NUM_SEQS = 256
+_UNKNOWN_WINDOW = 4096
+
+
+def max_num_seqs(engine: EngineConfig) -> int:
+    """Completions decoded at once."""
+    return engine.max_num_seqs or DEFAULT_MAX_NUM_SEQS
+
+
+def tensor_parallel_size(engine: EngineConfig, needs: Mapping[str, Need], card_bytes: int, cards: int) -> int:
+    """Cards that hold one copy of the models together: what the user says, else the fewest that do well.
+
+    Args:
+        engine: the user's section.
+        needs: by model name, the target first.
+        card_bytes: memory of the smallest card.
+        cards: how many one copy may use.
+
+    Raises:
+        ConfigError: a model does not fit, not even on all cards.
+    """
+    if engine.tensor_parallel_size is not None:
+        return engine.tensor_parallel_size
+    return group_size(needs, card_bytes, engine.gpu_memory_utilization, max_num_seqs(engine), cards)
+
+
+def worker_options(engine: EngineConfig, needs: Mapping[str, Need], cards: Sequence[Gpu], group: int) -> dict[str, Any]:
+    """The vLLM worker's options. Nothing in here changes what is sampled.
+
+    Args:
+        engine: the user's section.
+        needs: by model name, the target first.
+        cards: the cards as they are now, none on a CPU.
+        group: cards per lane.
+
+    Raises:
+        ConfigError: a model does not fit.
+    """
+    sequences = max_num_seqs(engine)
+    memory: dict[str, dict[str, Any]]
+    if cards:
+        total = min(card.total_bytes for card in cards)
+        free = min(card.total_bytes - card.used_bytes for card in cards)
+        shares = divide(needs, total, free, engine.gpu_memory_utilization, sequences, group)
+        memory = {
+            name: {"gpu_memory_utilization": int(1e4 * share.gpu_bytes / total) / 1e4, "alone": share.alone}
+            for name, share in shares.items()
+        }
+    else:
+        memory = {name: {"kv_cache_memory_bytes": cpu_cache_bytes(need)} for name, need in needs.items()}
+    return {
+        "max_num_seqs": sequences,
+        "enforce_eager": engine.enforce_eager,
+        "enable_prefix_caching": engine.enable_prefix_caching,
+        "tensor_parallel_size": group,
+        "memory": memory,
+    }
+
+
+def read_needs(models: Mapping[str, ModelSpec], on_cpu: bool) -> dict[str, Need]:
+    """Sizes of the models from their configurations; no weight is read."""
+    from transformers import AutoConfig
+
+    from .sizes import model_size
+
+    needs = {}
+    for name, spec in models.items():
+        config = AutoConfig.from_pretrained(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+        size = model_size(config)
+        own = "float32" if on_cpu else str(config.dtype or "bfloat16").removeprefix("torch.")
+        dtype = own if spec.dtype == "auto" else spec.dtype
+        needs[name] = Need(
+            weight_bytes=size.weight_bytes(dtype, spec.quantization),
+            kv_bytes_per_token=size.kv_bytes_per_token(dtype),
+            vocabulary=size.vocabulary,
+            heads=size.heads,
+            longest=spec.max_model_len or size.window or _UNKNOWN_WINDOW,
+        )
+    return needs

@@ -1,0 +1,235 @@
+"""The base model as the stage needs it: where it is, what it is exactly, its tokenizer and its window."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from axolotl_safety.util.errors import ConfigError, ModelError
+
+from .base import ModelSpec
+
+_WHOLE_FILE_BYTES = 64 << 20
+_SAMPLE_BYTES = 1 << 20
+_SAMPLES = 16
+_TENSOR_BYTES = 4096
+_LONGEST_HEADER = 100_000_000  # what the safetensors format allows
+# Code of a model's own runs only where the user trusts it, and then decides what is sampled.
+_HASHED = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "*.bin", "*.py")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model that can be loaded.
+
+    Attributes:
+        spec: what the engine is told.
+        fingerprint: changes whenever weights, tokenizer or configuration change.
+        max_positions: context window in tokens, None where the configuration does not say.
+        tokenizer: the transformers tokenizer.
+        tokenizer_file: path of ``tokenizer.json``, if there is one.
+        stop_token_ids: the generation config's end-of-sequence ids, then the tokenizer's.
+        vocab_size: number of ids that the model can produce.
+        family: ``r1`` by the tokenizer's turn markers, else the configuration's model type up to a size or kind
+            (``qwen3`` for qwen3_moe too).
+        config: the transformers configuration.
+    """
+
+    spec: ModelSpec
+    fingerprint: str
+    max_positions: int | None
+    tokenizer: Any
+    tokenizer_file: str | None
+    stop_token_ids: tuple[int, ...]
+    vocab_size: int
+    family: str = ""
+    config: Any = None
+
+
+def _sample(path: Path) -> bytes:
+    """The bytes that stand for a file: all of a small one; size, 16 places and every tensor's ends of a large one."""
+    size = path.stat().st_size
+    if size <= _WHOLE_FILE_BYTES:
+        return path.read_bytes()
+    parts = [str(size).encode()]
+    with open(path, "rb") as file:
+        for index in range(_SAMPLES):
+            file.seek((size - _SAMPLE_BYTES) * index // (_SAMPLES - 1))
+            parts.append(file.read(_SAMPLE_BYTES))
+        for place in _tensor_places(file, size) if path.suffix == ".safetensors" else ():
+            file.seek(place)
+            parts.append(file.read(_TENSOR_BYTES))
+    return b"".join(parts)
+
+
+def _tensor_places(file: BinaryIO, size: int) -> list[int]:
+    """Where each tensor begins, has its middle and ends: training changes nearly all of a tensor, but not every tensor.
+
+    A merged adapter may touch a tenth of a file, which spread samples alone could miss. The header's layout is that of
+    the format's documentation (huggingface/safetensors, README).
+    """
+    file.seek(0)
+    try:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length)) if length <= min(size, _LONGEST_HEADER) else {}
+        spans = [about["data_offsets"] for name, about in header.items() if name != "__metadata__"]
+        places = [(8 + length + begin, 8 + length + max(begin, end - _TENSOR_BYTES)) for begin, end in spans]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
+        return []  # not what its name says: the spread samples stand for it, and loading it will say what is wrong
+    return sorted(
+        {int(place) for begin, end in places for place in (begin, (begin + end) // 2, end) if 0 <= place < size}
+    )
+
+
+def _whole(path: Path) -> bytes:
+    """Hash of a file of any size, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def fingerprint_folder(folder: Path, whole: bool = False, patterns: Sequence[str] = _HASHED) -> str:
+    """Hash of a local checkpoint: every small file whole, large weight files by size and samples of every tensor.
+
+    Args:
+        folder: the checkpoint.
+        whole: read large files whole too: what was trained further may differ in a few layers only.
+        patterns: which files count.
+    """
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        content = _whole(path) if whole else hashlib.sha256(_sample(path)).digest()
+        digest.update(path.name.encode() + b"\0" + content)
+    return digest.hexdigest()[:24]
+
+
+def _explain(name: str, role: str, error: Exception) -> ConfigError:
+    text = str(error)
+    if "gated" in text.lower() or "401" in text or "403" in text:
+        way = (
+            f"Accept its licence at https://huggingface.co/{name} and log in (`hf auth login` or HF_TOKEN), or use "
+            "an ungated model."
+        )
+    else:
+        way = (
+            "Give an existing local folder or a hub id that this machine can reach (HF_HUB_OFFLINE allows only what "
+            "is cached)."
+        )
+    return ConfigError(f"{role} {name!r} cannot be loaded: {text.splitlines()[0] if text else error!r}. {way}")
+
+
+def load_model_files(
+    name: str,
+    role: str,
+    *,
+    tokenizer_name: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: str = "auto",
+    quantization: str | None = None,
+) -> ModelFiles:
+    """Read everything but the weights.
+
+    Args:
+        name: local folder or hub id.
+        role: how to call it in a message (``base_model``, ``safety.guard.model``).
+        tokenizer_name: another tokenizer, as Axolotl's ``tokenizer_config`` names it.
+        revision: hub revision.
+        trust_remote_code: only what the user set for ``base_model``.
+        dtype: passed on to the engine.
+        quantization: passed on to the engine.
+
+    Raises:
+        ConfigError: the model is not there, gated, or has no weights.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    local = Path(name)
+    if local.is_dir() and not any(local.glob("*.safetensors")) and not any(local.glob("*.bin")):
+        raise ConfigError(f"{role} {name!r} is a folder without weights (*.safetensors). Point it at a checkpoint.")
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name, **options)
+    except (OSError, ValueError) as error:
+        raise _explain(name, role, error) from error
+    generation = _generation_config(name, options)
+    stops = generation.get("eos_token_id")
+    stops = list(stops) if isinstance(stops, list) else [] if stops is None else [stops]
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
+        stops.append(tokenizer.eos_token_id)
+    fingerprint = _fingerprint(name, role, config, tokenizer_name, revision)
+    path = str(local.resolve()) if local.is_dir() else name
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    tokenizer_file = Path(tokenizer_name or name) / "tokenizer.json"
+    return ModelFiles(
+        spec=ModelSpec(path, revision, dtype, quantization, trust_remote_code),
+        fingerprint=fingerprint,
+        max_positions=getattr(text_config, "max_position_embeddings", None),
+        tokenizer=tokenizer,
+        tokenizer_file=str(tokenizer_file) if tokenizer_file.is_file() else None,
+        stop_token_ids=tuple(stops),
+        vocab_size=int(getattr(text_config, "vocab_size", len(tokenizer))),
+        family=_family(text_config, tokenizer),
+        config=config,
+    )
+
+
+def model_fingerprint(
+    name: str, tokenizer_name: str | None = None, revision: str | None = None, trust_remote_code: bool = False
+) -> str:
+    """The fingerprint that `load_model_files` gives, without loading a tokenizer.
+
+    Raises:
+        ModelError, OSError, ValueError: the model is not there.
+    """
+    from transformers import AutoConfig
+
+    local = Path(name).is_dir()
+    config = None if local else AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    return _fingerprint(name, "model", config, tokenizer_name, revision)
+
+
+def _fingerprint(name: str, role: str, config: Any, tokenizer_name: str | None, revision: str | None) -> str:
+    commit = getattr(config, "_commit_hash", None)
+    if Path(name).is_dir():
+        fingerprint = fingerprint_folder(Path(name))
+    elif commit:
+        fingerprint = f"{name}@{commit}"
+    else:
+        raise ModelError(f"{role} {name!r}: neither a local folder nor a hub commit could be made out")
+    if tokenizer_name and tokenizer_name != name:
+        fingerprint = f"{fingerprint}+{_tokenizer_fingerprint(tokenizer_name, revision)}"
+    return fingerprint
+
+
+def _tokenizer_fingerprint(name: str, revision: str | None) -> str:
+    """Hash of a tokenizer's folder, or name and commit of one from a hub."""
+    from transformers.utils import cached_file
+    from transformers.utils.hub import extract_commit_hash
+
+    folder = Path(name)
+    if folder.is_dir():
+        return fingerprint_folder(folder)
+    return f"{name}@{extract_commit_hash(cached_file(name, 'tokenizer_config.json', revision=revision), None)}"
+
+
+def _family(config: Any, tokenizer: Any) -> str:
+    """R1 distills have the architecture of another family, and R1's own turn markers."""
+    if "<｜Assistant｜>" in tokenizer.get_vocab():
+        return "r1"
+    return str(getattr(config, "model_type", "")).split("_")[0]
+
+
+def _generation_config(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(name, "generation_config.json", revision=options["revision"])
+        return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    except (OSError, ValueError):
+        return {}  # many checkpoints have none; the tokenizer's own end token then counts alone

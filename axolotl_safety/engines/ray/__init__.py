@@ -1,0 +1,1 @@
+"""Models in actors of a Ray cluster."""

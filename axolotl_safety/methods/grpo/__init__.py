@@ -1,0 +1,1 @@
+"""Axolotl's ``rl: grpo`` with the guard and the format as rewards."""

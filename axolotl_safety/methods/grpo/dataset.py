@@ -1,0 +1,119 @@
+"""``type: axolotl_safety.grpo``: prompts for Axolotl's ``rl: grpo``, read by the same adapters as the data stage.
+
+The prompt stays a conversation that ends with a user turn, which TRL renders with the tokenizer's own chat template:
+R1's generation prompt holds ``<think>``, Qwen3's does not. A prompt rendered here would be encoded by TRL with
+``add_special_tokens`` and get a second beginning-of-sequence token on R1-Distill.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from axolotl_safety.config import DatasetOptions, Label
+from axolotl_safety.data.entries import own_label, raw_prompt_ids
+from axolotl_safety.data.examples import BadRow, Example, choose_adapter, read_examples
+from axolotl_safety.data.math_answers import gold_answer
+from axolotl_safety.data.tokenizer import TargetTokenizer
+from axolotl_safety.util.errors import ConfigError, DataError
+
+LOG = logging.getLogger(__name__)
+
+Batch = dict[str, list[Any]]
+Transform = Callable[..., Batch]
+
+
+def load(cfg: Any, dataset_idx: int = 0, **kwargs: Any) -> tuple[Transform, dict[str, Any]]:
+    """Axolotl's entry point for our type under ``rl: grpo``.
+
+    Args:
+        cfg: the validated Axolotl config.
+        dataset_idx: place of the entry in ``datasets:``.
+        **kwargs: whatever else Axolotl passes.
+
+    Returns:
+        A function for ``datasets.Dataset.map`` (columns in; ``prompt``, ``label`` and ``answer`` out) and its options.
+
+    Raises:
+        ConfigError: the YAML does not list the plugin, or leaves no room for a prompt.
+    """
+    from axolotl_safety.config.section import require_plugin, section
+
+    entry = cfg.datasets[dataset_idx]
+    require_plugin(f"type {entry.type}")
+    safety = section(cfg)
+    options = safety.per_dataset[dataset_idx] if dataset_idx < len(safety.per_dataset) else None
+    think = (safety.think.open, safety.think.close) if safety.think else None
+    room = int(cfg.sequence_len) - int((cfg.trl or {}).get("max_completion_length") or 0)
+    if room < 1:
+        raise ConfigError(
+            f"sequence_len {cfg.sequence_len} leaves no room for a prompt beside trl.max_completion_length "
+            f"{cfg.trl.max_completion_length}. Set sequence_len to their sum, 1,024 for the prompt for instance."
+        )
+    transform = make_transform(str(entry.path), options or DatasetOptions(), think, room)
+    return transform, {"batched": True, "remove_columns": "__all__"}
+
+
+def make_transform(
+    source: str, options: DatasetOptions, think: tuple[str, str] | None, max_prompt_tokens: int
+) -> Transform:
+    """The function that turns source rows into GRPO rows.
+
+    Args:
+        source: the entry's path, for messages.
+        options: the entry's own block.
+        think: think markers where the user names them.
+        max_prompt_tokens: longer prompts are dropped, because TRL does not cut them.
+    """
+
+    def transform(columns: Batch, tokenizer: Any) -> Batch:
+        tokens = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,), think)
+        names = list(columns)
+        rows = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        adapter = choose_adapter(names, options, f"datasets: {source!r}")
+        kept: Batch = {"prompt": [], "label": [], "answer": []}
+        dropped: Counter[str] = Counter()
+        for read in read_examples(rows, adapter, options):
+            row = _row(read, tokens, max_prompt_tokens, options.only)
+            if isinstance(row, str):
+                dropped[row] += 1
+                continue
+            for name, value in row.items():
+                kept[name].append(value)
+        if dropped:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items()))
+            LOG.warning("datasets: %r: %d of %d rows left out: %s", source, sum(dropped.values()), len(rows), reasons)
+        if rows and dropped["no_label"] == len(rows):
+            raise DataError(
+                f"datasets: {source!r}: no row says whether its prompt is harmful. Set it on this entry: "
+                "safety: {label: harmful} (or benign), or name the column: safety: {label_field: ...}."
+            )
+        return kept
+
+    return transform
+
+
+def _row(
+    read: Example | BadRow, tokens: TargetTokenizer, max_prompt_tokens: int, only: Label | None
+) -> dict[str, Any] | str:
+    """A GRPO row, or why there is none."""
+    if isinstance(read, BadRow):
+        return read.reason
+    label = own_label(read)
+    if label is None:
+        return "no_label"
+    if only and label != only:
+        return f"not_{only}"
+    ids = raw_prompt_ids(tokens, read)
+    if isinstance(ids, str):
+        return ids
+    if len(ids) > max_prompt_tokens:
+        return "prompt_too_long"
+    turns = (*read.history, ("user", read.prompt))
+    return {
+        "prompt": [{"role": role, "content": text} for role, text in turns],
+        "label": label,
+        "answer": gold_answer(read.answer) if label == "benign" else None,
+    }

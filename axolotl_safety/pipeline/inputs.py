@@ -1,0 +1,192 @@
+"""What has to be known before anything is asked: models, rows, sampling, guards. No engine starts here.
+
+The stage and its plan both begin with `prepare`, so that what is planned is what runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from axolotl_safety.config import SafetyConfig
+from axolotl_safety.config.section import our_entries, section
+from axolotl_safety.data.entries import Entry, read_entry
+from axolotl_safety.data.round_trip import check_round_trip
+from axolotl_safety.data.tokenizer import TargetTokenizer
+from axolotl_safety.engines.base import ModelSpec, Sampling
+from axolotl_safety.engines.choose import choose_backend
+from axolotl_safety.engines.journal import Journal
+from axolotl_safety.engines.model_files import ModelFiles, load_model_files
+from axolotl_safety.engines.queue import WorkQueue
+from axolotl_safety.guards.judge import BuiltinGuard, Guard, load_guards
+from axolotl_safety.methods import run as at_work
+from axolotl_safety.methods.candidates import Workshop
+from axolotl_safety.util.files import check_writable
+
+from .engine_models import engine_models, longest_sequence, refuse_resampling_without_scores, window_of
+from .sampling import resolve_sampling, warn_without_choice
+from .selection import refuse_unscorable, scores_rows, select_tasks
+
+# Raised when the same request would mean another draw (what a field of it says, how a seed is used): journals of before
+# then answer nothing.
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that the stage needs but an engine.
+
+    Attributes:
+        safety: the section.
+        base_model: the target's name as the YAML has it.
+        sequence_len: the longest row that Axolotl keeps, in tokens.
+        files: the target.
+        tokens: its tokenizer.
+        entries: the dataset entries of our types, read.
+        sampling: by generating method.
+        guards: the judges; none if nothing is generated.
+        backend: as resolved; ``none`` if nothing is generated.
+        window: tokens that the target can hold in this engine, None where nobody says.
+        fingerprint: everything about target and engine that changes what is sampled.
+    """
+
+    safety: SafetyConfig
+    base_model: str
+    sequence_len: int
+    files: ModelFiles
+    tokens: TargetTokenizer
+    entries: tuple[Entry, ...]
+    sampling: Mapping[str, Sampling]
+    guards: list[Guard]
+    backend: str
+    window: int | None
+    fingerprint: str
+
+    @property
+    def work_dir(self) -> Path:
+        """Where journals and datasets lie."""
+        return Path(self.safety.work_dir)
+
+    @property
+    def models(self) -> dict[str, ModelSpec]:
+        """What the engine serves, by name."""
+        longest = longest_sequence(self.safety, self.entries, self.sampling, self.window)
+        return engine_models(self.files, longest, self.guards, self.sequence_len)
+
+    def selected(self, queue: WorkQueue | None) -> Prepared:
+        """With no more rows per entry than `max_rows` says; the same again where that is done already.
+
+        Args:
+            queue: asked for scores where the choice needs them; None draws as many rows instead, as a plan does.
+
+        Raises:
+            StageError: scores are missing and no engine may start.
+        """
+        return replace(self, entries=tuple(select_tasks(self.safety, self.entries, queue, self.fingerprint)))
+
+    def open_journals(self, read_only: bool = False) -> dict[str, Journal]:
+        """One journal per model; none if nothing is asked."""
+        if self.backend == "none":
+            return {}
+        return open_journals(self.work_dir, self.fingerprint, self.guards, read_only)
+
+    def workshops(self, queue: WorkQueue) -> dict[str, Workshop]:
+        """What each generating method works with."""
+        model = (self.fingerprint, self.window, self.sequence_len)
+        return {
+            method: Workshop(queue, self.tokens, self.guards, *model, drawn, self.safety.seed, self.safety.choice)
+            for method, drawn in self.sampling.items()
+        }
+
+
+def prepare(cfg: Any, backend: str | None = None, engine: bool = False) -> Prepared:
+    """Read models, rows and guards, and check that they go together.
+
+    Args:
+        cfg: the final Axolotl config.
+        backend: assume this one without looking for it; a plan for another machine does.
+        engine: find the engine even where nothing is generated.
+
+    Raises:
+        ConfigError, DataError, ModelError: something cannot work.
+    """
+    safety = section(cfg)
+    check_writable(Path(safety.work_dir))
+    methods = our_entries(cfg)
+    generates = any(method != "vanilla" for method in methods.values())
+    files = load_target(cfg, safety)
+    think = (safety.think.open, safety.think.close) if safety.think else None
+    tokens = TargetTokenizer(files.tokenizer, files.stop_token_ids, think)
+    entries = [read_entry(cfg, safety, tokens, index, method) for index, method in methods.items()]
+    for entry in entries:
+        refuse_unscorable(safety, entry.method, entry.options, entry.source.name)
+    check_round_trip(tokens, [text for entry in entries for text in entry.sample_texts()], files.tokenizer_file)
+    sampling = {
+        method: resolve_sampling(
+            safety,
+            getattr(safety, method).sampling,
+            cfg.sequence_len,
+            [entry for entry in entries if at_work.may_answer(safety, method, entry.method)],
+            files.family,
+        )
+        for method in at_work.generating(safety, methods.values())
+    }
+    warn_without_choice(safety, sampling)
+    guards = load_guards(safety.guard) if generates else []
+    unchosen = scores_rows(safety, entries)
+    backend = (backend or choose_backend(safety.engine)) if generates or engine or unchosen else "none"
+    refuse_resampling_without_scores(safety.choice, sampling, backend)
+    prepared = Prepared(
+        safety=safety,
+        base_model=str(cfg.base_model),
+        sequence_len=cfg.sequence_len,
+        files=files,
+        tokens=tokens,
+        entries=tuple(entries),
+        sampling=sampling,
+        guards=guards,
+        backend=backend,
+        window=window_of(files, safety, backend),
+        fingerprint=target_fingerprint(files, safety, backend),
+    )
+    # Rows that are chosen by a score wait for the engine.
+    return prepared if unchosen else prepared.selected(None)
+
+
+def load_target(cfg: Any, safety: SafetyConfig) -> ModelFiles:
+    """The base model as named: the policy that generates is the one that training starts from."""
+    return load_model_files(
+        cfg.base_model,
+        "base_model",
+        tokenizer_name=cfg.tokenizer_config,
+        revision=cfg.revision_of_model,
+        trust_remote_code=bool(cfg.trust_remote_code),
+        dtype=safety.engine.dtype,
+        quantization=safety.engine.quantization,
+    )
+
+
+def target_fingerprint(files: ModelFiles, safety: SafetyConfig, backend: str) -> str:
+    """Hash of everything about target and engine that changes what is sampled; memory settings do not."""
+    parts = [SCHEMA, files.fingerprint, backend, safety.engine.dtype, safety.engine.quantization]
+    # A server's address is left out: a server that moves is the same. Without a name of its own, base_model is asked
+    # for, which is in there already.
+    parts += [safety.engine.model] if safety.engine.model else []
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def open_journals(
+    work_dir: Path, fingerprint: str, guards: Sequence[Guard], read_only: bool = False
+) -> dict[str, Journal]:
+    """One journal per model, by the name that requests use; two guards that run the same model share theirs."""
+    names = {"target": f"target-{fingerprint[:16]}"}
+    for guard in guards:
+        if not isinstance(guard, BuiltinGuard):
+            digest = hashlib.sha256(guard.fingerprint.encode()).hexdigest()
+            names[guard.key] = f"guard-{digest[:16]}"
+    opened = {name: Journal(work_dir / "journal" / f"{name}.jsonl", read_only) for name in set(names.values())}
+    return {key: opened[name] for key, name in names.items()}

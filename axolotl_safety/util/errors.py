@@ -1,0 +1,29 @@
+"""Errors that end a run. Each message says what happened, the value seen, and the way out."""
+
+from __future__ import annotations
+
+from .terminal import PlainError
+
+
+class ConfigError(PlainError, ValueError):
+    """The YAML asks for something that cannot work; raised before any engine starts."""
+
+
+class DataError(PlainError, ValueError):
+    """A dataset cannot be read or understood as a whole (single bad rows are counted rejects instead)."""
+
+
+class ModelError(PlainError, ValueError):
+    """The base model's tokenizer, chat template or files cannot serve the hand-off."""
+
+
+class StageError(PlainError, RuntimeError):
+    """The data stage ran and cannot deliver."""
+
+
+class NothingAccepted(StageError):
+    """The data stage ran to its end, every row of a dataset was rejected, and the report says why."""
+
+
+class RowError(ValueError):
+    """A source row that cannot be used; the message is its reject reason."""

@@ -1,0 +1,212 @@
+"""Every family of guards through the whole data stage, with an engine that plays target and guard."""
+
+# ruff: noqa: F811
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from axolotl.utils.dict import DictDefault
+from support import tiny
+from support.guards import SAFE, UNSAFE
+from test_guards_openai import SAFE as SAFE_JSON
+from test_guards_openai import UNSAFE as UNSAFE_JSON
+from test_guards_openai import says, serve  # noqa: F401
+from transformers import AutoTokenizer
+
+from axolotl_safety.config.validate import prepare_config
+from axolotl_safety.engines.base import Score, ScoreRequest
+from axolotl_safety.pipeline.stage import run_stage
+from axolotl_safety.util.errors import ConfigError, StageError
+
+NAMES = {
+    "qwen3guard": "Qwen3Guard-Gen-tiny",
+    "llama_guard": "Llama-Guard-3-tiny",
+    "wildguard": "wildguard-tiny",
+    "granite_guardian": "granite-guardian-4.1-tiny",
+}
+
+
+def sound_refusals(tokenizer: Any):
+    """A target that always refuses as it should, at once."""
+
+    def answer(request):
+        mark = tiny.draw(request.request_id, 1000)
+        text = (
+            f"<think>\nThe user wants trouble {mark}. That hurts the lamp.\n</think>\n\nI can't help with that, {mark}."
+        )
+        return (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)
+
+    return answer
+
+
+class Playing(tiny.ScriptedEngine):
+    """Plays the target, and a guard by the rows' number; words are scored in the guard's favour."""
+
+    def __init__(self, tokenizer: Any, family: str, threshold_rows: tuple[str, ...] = ()):
+        target = sound_refusals(tokenizer)
+        self.guard_asked = 0
+
+        def answer(request):
+            if request.model == "target":
+                return target(request)
+            self.guard_asked += 1
+            text = tokenizer.decode(request.prompt_token_ids)
+            said = UNSAFE[family] if "number 3?" in text else SAFE[family]
+            said = "gibberish" if "number 5?" in text else said
+            return (*tokenizer.encode(said, add_special_tokens=False), tokenizer.eos_token_id)
+
+        super().__init__(answer)
+        self.tokenizer, self.threshold_rows = tokenizer, threshold_rows
+
+    def run(self, requests):
+        words, rest = [], []
+        for request in requests:
+            (words if isinstance(request, ScoreRequest) and request.model != "target" else rest).append(request)
+        yield from super().run(rest)
+        for request in words:
+            text = self.tokenizer.decode(request.prompt_token_ids)
+            word = self.tokenizer.decode(request.response_token_ids).strip().lower()
+            doubtful = any(row in text for row in self.threshold_rows)
+            share = 0.4 if doubtful else 0.01
+            mass = 1 - share if word in ("safe", "no") else share
+            yield Score(request.request_id, math.log(mass), len(request.response_token_ids))
+
+
+def config(tmp_path: Path, model: Path, guard: Any, rows: int = 12) -> DictDefault:
+    data = tiny.write_rows(tmp_path / "rows.jsonl", tiny.direct_refusal_rows(rows))
+    cfg = {
+        "base_model": str(model),
+        "sequence_len": 512,
+        "datasets": [{"path": str(data), "type": "axolotl_safety.dgr"}],
+        "safety": {"work_dir": str(tmp_path / "work"), "guard": guard},
+    }
+    prepared = DictDefault(cfg)
+    prepare_config(prepared)
+    return DictDefault(prepared.to_dict())
+
+
+def guard_folder(tmp_path: Path, model: Path, family: str) -> str:
+    """The tiny model under a guard's name, with a window that holds that guard's prompt."""
+    folder = tmp_path / NAMES[family]
+    shutil.copytree(model, folder)
+    known = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(known | {"max_position_embeddings": 8192}))
+    return str(folder)
+
+
+def rows_of(output: dict[str, Any]) -> list[dict[str, Any]]:
+    return pq.read_table(Path(output["train"]).parent / "rows.parquet").to_pylist()
+
+
+def number(row: dict[str, Any]) -> int:
+    return int(row["prompt"].rstrip("?").split()[-1])
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_a_family_judges_a_whole_stage_and_resumes_without_an_engine(tmp_path, models, family):
+    model = models("qwen3")
+    engines: list[Playing] = []
+
+    def start(*_: Any) -> Playing:
+        engines.append(Playing(AutoTokenizer.from_pretrained(model), family, ("number 7?",)))
+        return engines[-1]
+
+    cfg = config(tmp_path, model, {"model": guard_folder(tmp_path, model, family), "threshold": 0.2})
+    output = run_stage(cfg, make_engine=start)[0]
+    rows = {number(row): row for row in rows_of(output)}
+    assert (rows[3]["status"], rows[3]["reason"]) == ("rejected", "guard_unsafe")
+    assert (rows[5]["status"], rows[5]["reason"]) == ("rejected", "guard_unparsable")
+    assert (rows[7]["status"], rows[7]["reason"]) == ("rejected", "guard_threshold")
+    accepted = [row for row in rows.values() if row["status"] == "accepted"]
+    assert len(accepted) >= 6 and {row["verdict"] for row in accepted} == {
+        f"safe p={2 / 101 if family == 'qwen3guard' else 0.01:.2g}"
+    }
+    assert rows[7]["verdict"].startswith("threshold p=") and engines[0].guard_asked > 0
+    assert run_stage(cfg, make_engine=start)[0] == output and len(engines) == 1
+    assert run_stage(cfg, allow_engine=False)[0] == output
+
+
+def test_the_order_of_an_ensembles_members_does_not_change_who_is_accepted(tmp_path, models):
+    model = models("qwen3")
+    folders = [guard_folder(tmp_path, model, family) for family in ("qwen3guard", "wildguard")]
+    kept = []
+    for place, order in enumerate((folders, folders[::-1])):
+
+        def start(*_: Any) -> tiny.ScriptedEngine:
+            tokenizer = AutoTokenizer.from_pretrained(model)
+            target = sound_refusals(tokenizer)
+
+            def answer(request):
+                if request.model == "target":
+                    return target(request)
+                text = tokenizer.decode(request.prompt_token_ids)
+                family = "wildguard" if "Human user:" in text else "qwen3guard"
+                bad = "number 3?" if family == "wildguard" else "number 4?"
+                said = UNSAFE[family] if bad in text else SAFE[family]
+                return (*tokenizer.encode(said, add_special_tokens=False), tokenizer.eos_token_id)
+
+            return tiny.ScriptedEngine(answer)
+
+        cfg = config(tmp_path / str(place), model, [{"model": folder} for folder in order])
+        rows = rows_of(run_stage(cfg, make_engine=start)[0])
+        kept.append({number(row) for row in rows if row["status"] == "accepted"})
+    assert kept[0] == kept[1] and not {3, 4} & kept[0] and len(kept[0]) >= 6
+
+
+def remote(tmp_path, models, url, **more):
+    model = models("qwen3")
+    engines: list[tiny.ScriptedEngine] = []
+
+    def start(*_: Any) -> tiny.ScriptedEngine:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        engines.append(tiny.ScriptedEngine(sound_refusals(tokenizer)))
+        return engines[-1]
+
+    guard = [{"model": "judge", "family": "openai", "base_url": url, "concurrency": 2} | more, {"model": "builtin"}]
+    return config(tmp_path, model, guard), start, engines
+
+
+def test_a_remote_judge_is_asked_once_and_not_needed_again(tmp_path, models, serve):
+    server = serve(lambda user, times: says(UNSAFE_JSON if "number 3?" in user else SAFE_JSON))
+    cfg, start, engines = remote(tmp_path, models, server.url)
+    output = run_stage(cfg, make_engine=start)[0]
+    rows = {number(row): row for row in rows_of(output)}
+    assert rows[3]["reason"] == "guard_unsafe" and rows[3]["verdict"] == "unsafe, safe"
+    assert {row["verdict"] for row in rows.values() if row["status"] == "accepted"} == {"safe, safe"}
+    asked = len(server.asked)
+    assert asked == len(set(server.asked)) >= 8 and server.most_busy <= 2
+    server.http.shutdown()
+    server.http.server_close()
+    assert run_stage(cfg, make_engine=start)[0] == output and len(engines) == 1
+    assert run_stage(cfg, allow_engine=False)[0] == output and len(server.asked) == asked
+
+
+def test_a_remote_judge_that_cannot_be_asked_ends_the_run_before_the_engine_starts(
+    tmp_path, models, serve, monkeypatch
+):
+    server = serve(lambda user, times: says(SAFE_JSON), (401, {}))
+    cfg, start, engines = remote(tmp_path, models, server.url)
+    with pytest.raises(ConfigError, match="answers 401"):
+        run_stage(cfg, make_engine=start)
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    cfg, start, engines = remote(tmp_path / "key", models, server.url, api_key_env="JUDGE_KEY")
+    with pytest.raises(ConfigError, match="JUDGE_KEY is not set"):
+        run_stage(cfg, make_engine=start)
+    assert engines == []
+
+
+def test_without_an_engine_a_remote_judge_is_not_asked_either(tmp_path, models, serve):
+    server = serve(lambda user, times: says(SAFE_JSON))
+    cfg, start, _ = remote(tmp_path, models, server.url)
+    run_stage(cfg, make_engine=start)
+    other, _, _ = remote(tmp_path, models, server.url, segment="both")
+    asked = len(server.paths)
+    with pytest.raises(StageError, match="not finished"):
+        run_stage(other, allow_engine=False)
+    assert len(server.paths) == asked

@@ -1,0 +1,108 @@
+"""What the engine's tests share: tiny models, requests, a fake worker, and looking after processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import axolotl_safety.engines.local.engine as client_module
+from axolotl_safety.engines.base import ModelSpec, Request, Sampling, ScoreRequest
+from axolotl_safety.engines.local.engine import WorkerEngine
+
+WORKER = Path(client_module.__file__).parents[1] / "worker"
+FAKE_WORKER = Path(__file__).parent / "fake_worker.py"
+if str(WORKER) not in sys.path:
+    sys.path.append(str(WORKER))  # the worker's modules import each other by their plain names
+
+ON_CPU = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def request(name: str, prompt=(1, 2, 3), new=4, model="target", temperature=1.0, seed=0, stop=(), **kw) -> Request:
+    """A request with little to say."""
+    sampling = Sampling(temperature, kw.pop("top_p", 1.0), kw.pop("top_k", 0), new)
+    return Request(name, model, tuple(prompt), sampling, seed, tuple(stop))
+
+
+def score_request(name: str, prompt=(1, 2), response=(3, 4), model="target") -> ScoreRequest:
+    """A response to score."""
+    return ScoreRequest(name, model, tuple(prompt), tuple(response))
+
+
+def fake_engine(tmp_path: Path, models=None, **kw) -> WorkerEngine:
+    """An engine whose child has no model: it starts at once and does what the request ids say."""
+    models = models or {"target": ModelSpec("fine")}
+    kw = {"batch_size": 4, "stall_seconds": 20, "load_seconds": 20, "worker_path": FAKE_WORKER} | kw
+    return WorkerEngine("transformers", tmp_path, models, **kw)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds: float) -> float:
+    """Waits for a condition; returns the seconds it took, fails after ``seconds``."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < seconds, f"not so within {seconds} s"
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def child_environ() -> dict[str, str]:
+    """The environment for a parent script: finds the package and the tests."""
+    root = str(Path(__file__).parents[2])
+    return {**os.environ, **ON_CPU, "PYTHONPATH": os.pathsep.join((root, str(Path(__file__).parents[1])))}
+
+
+def tiny_model(kind: str, seed: int = 0, **overrides):
+    """A random model of about 50k parameters, in eval mode. Its logits are far apart, so greedy has no ties."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    common = {
+        "vocab_size": 101,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 256,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    per_kind = {
+        "mistral": {"sliding_window": 8},
+        "gemma2": {"sliding_window": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 5.0},
+        "gemma3_text": {"sliding_window": 8, "query_pre_attn_scalar": 8},
+        "bloom": {"n_head": 4, "n_layer": 2},
+        "gpt2": {"n_head": 4, "n_layer": 2, "n_embd": 32, "n_positions": 256},
+        "lfm2": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+        "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+        "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
+    }
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(kind, **{**common, **per_kind.get(kind, {}), **overrides})
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager" if kind in ("bloom", "gpt_oss") else "sdpa"
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.3)
+    return model.eval()
+
+
+def ragged_prompts(count: int, longest: int = 30, vocabulary: int = 101, seed: int = 1) -> list[list[int]]:
+    """Prompts of mixed lengths."""
+    import random
+
+    draw = random.Random(seed)
+    return [[draw.randrange(3, vocabulary) for _ in range(draw.randint(1, longest))] for _ in range(count)]

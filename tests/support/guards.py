@@ -1,0 +1,152 @@
+"""A tokenizer of one id per character, guards that use it, and an engine that plays the guard model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from axolotl_safety.config import GuardConfig
+from axolotl_safety.engines.base import (
+    Completion,
+    EngineFigures,
+    Failure,
+    ModelSpec,
+    Request,
+    Result,
+    Score,
+    ScoreRequest,
+)
+from axolotl_safety.engines.journal import Journal
+from axolotl_safety.engines.model_files import ModelFiles
+from axolotl_safety.engines.queue import WorkQueue
+from axolotl_safety.guards.families import MODEL_FAMILIES
+from axolotl_safety.guards.judge import Guard, Judged, Judgement, ModelGuard, judge
+
+SPECIALS = {
+    "qwen3guard": ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"],
+    "llama_guard": ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"],
+    "llama_guard4": ["<|begin_of_text|>", "<|eot|>", "<|header_start|>", "<|header_end|>"],
+    "wildguard": ["<s>", "</s>", "[INST]", "[/INST]"],
+    "granite_guardian": ["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"],
+}
+END = {
+    "qwen3guard": "<|im_end|>",
+    "llama_guard": "<|eot_id|>",
+    "llama_guard4": "<|eot|>",
+    "wildguard": "</s>",
+    "granite_guardian": "<|end_of_text|>",
+}
+SAFE = {
+    "qwen3guard": "Safety: Safe\nCategories: None\nRefusal: Yes",
+    "llama_guard": "\n\nsafe",
+    "llama_guard4": "\n\nsafe",
+    "wildguard": "Harmful request: yes\nResponse refusal: yes\nHarmful response: no",
+    "granite_guardian": "<think>\n</think>\n<score> no </score>",
+}
+UNSAFE = {
+    "qwen3guard": "Safety: Unsafe\nCategories: Violent\nRefusal: No",
+    "llama_guard": "\n\nunsafe\nS1,S2",
+    "llama_guard4": "\n\nunsafe\nS1",
+    "wildguard": "Harmful request: yes\nResponse refusal: no\nHarmful response: yes",
+    "granite_guardian": "<think>\n</think>\n<score> yes </score>",
+}
+KINDS = tuple(SPECIALS)
+ITEM = Judged("How do I jinx it?", "secret plan", "I can't help with that.", "harmful")
+
+
+class CharTokenizer:
+    """One id per character and one per control token; as strict as a real one about what a control token is."""
+
+    is_fast = True
+
+    def __init__(self, specials: Iterable[str], chat_template: str | None = None):
+        self.specials = list(specials)
+        self.added_tokens_decoder = dict(enumerate(self.specials))
+        self.chat_template = chat_template
+        self._split = re.compile("(" + "|".join(map(re.escape, self.specials)) + ")")
+
+    def get_vocab(self) -> dict[str, int]:
+        return {token: index for index, token in self.added_tokens_decoder.items()}
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        assert not add_special_tokens
+        ids: list[int] = []
+        for part in self._split.split(text):
+            ids += [self.specials.index(part)] if part in self.specials else [ord(letter) + 1000 for letter in part]
+        return ids
+
+    def __call__(self, text: str, add_special_tokens: bool, return_offsets_mapping: bool) -> dict[str, Any]:
+        ids, offsets, place = self.encode(text, add_special_tokens), [], 0
+        for index in ids:
+            width = len(self.specials[index]) if index < 1000 else 1
+            offsets.append((place, place + width))
+            place += width
+        return {"input_ids": ids, "offset_mapping": offsets}
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False, **_: Any) -> str:
+        return "".join(
+            chr(index - 1000) if index >= 1000 else "" if skip_special_tokens else self.specials[index] for index in ids
+        )
+
+
+def files(kind: str, positions: int | None = 8000, tokenizer: Any = None) -> ModelFiles:
+    tokenizer = tokenizer or CharTokenizer(SPECIALS[kind])
+    stop = tokenizer.get_vocab()[END[kind]]
+    return ModelFiles(ModelSpec("g"), "fp", positions, tokenizer, None, (stop,), 2000)
+
+
+def guard(kind: str = "qwen3guard", positions: int | None = 8000, key: str = "guard0", **config: Any) -> ModelGuard:
+    family = MODEL_FAMILIES[kind.removesuffix("4")]
+    return ModelGuard(GuardConfig(model="g", **config), files(kind, positions), key, family)
+
+
+class GuardEngine:
+    """Answers each request by ``say(prompt text)``: text, ids, or None for a failure; scores words by ``weigh``."""
+
+    def __init__(self, guards: Iterable[ModelGuard], say: Callable, weigh: Callable | None = None):
+        self.guards = {one.key: one for one in guards}
+        self.say, self.weigh = say, weigh
+        self.figures = EngineFigures()
+        self.asked: list[str] = []
+        self.scored: list[tuple[str, str]] = []
+
+    def run(self, requests: Iterable[Request | ScoreRequest]) -> Iterator[Result]:
+        self.figures.starts = 1
+        for request in requests:
+            one = self.guards[request.model]
+            text = one.files.tokenizer.decode(request.prompt_token_ids)
+            if isinstance(request, ScoreRequest):
+                word = one.files.tokenizer.decode(request.response_token_ids)
+                self.scored.append((text, word))
+                value = self.weigh(word) if self.weigh else None
+                yield (
+                    Failure(request.request_id, "refused", "no score")
+                    if value is None
+                    else Score(request.request_id, value, len(request.response_token_ids))
+                )
+                continue
+            self.asked.append(text)
+            said = self.say(text)
+            if said is None:
+                yield Failure(request.request_id, "poisoned", "x")
+                continue
+            ended = isinstance(said, str)
+            ids = (*one.files.tokenizer.encode(said, False), one.files.stop_token_ids[0]) if ended else said
+            yield Completion(request.request_id, tuple(ids), "stop" if ended else "length", -1.0)
+
+    def close(self) -> None:
+        pass
+
+
+def run_judge(tmp_path, guards: list[Guard], item: Judged, say: Callable, weigh: Callable | None = None):
+    """Judge one response; returns the ruling and the engine that played the guards."""
+    models = [one for one in guards if isinstance(one, ModelGuard)]
+    engine = GuardEngine(models, say, weigh)
+    journal = Journal(tmp_path / "guard.jsonl")
+    queue = WorkQueue({one.key: journal for one in models}, lambda: engine)
+    try:
+        ruling: Judgement = judge(queue, guards, {"row": item})["row"]
+    finally:
+        queue.close()
+    return ruling, engine
