@@ -39,12 +39,11 @@ class SafetyPlugin(BasePlugin):
 
         from axolotl.utils.dict import DictDefault
 
+        from axolotl_safety.commands.plan.gate import check_plan
         from axolotl_safety.commands.report.page import try_report
         from axolotl_safety.config.section import our_entries, section
-        from axolotl_safety.config.work_dir import REPORT
-        from axolotl_safety.pipeline.cache import recall
         from axolotl_safety.pipeline.ranks import once
-        from axolotl_safety.pipeline.stage import config_hash, refuse_adapter_below, run_stage
+        from axolotl_safety.pipeline.stage import check_adapter_below, config_hash, run_stage
         from axolotl_safety.util.errors import NothingAccepted
         from axolotl_safety.util.files import check_writable
         from axolotl_safety.util.interrupt import interruptible
@@ -56,26 +55,23 @@ class SafetyPlugin(BasePlugin):
             return
         if not our_entries(cfg):
             return
-        refuse_adapter_below(cfg)
-        work_dir = Path(section(cfg).work_dir)
+        check_adapter_below(cfg)
+        safety = section(cfg)
+        work_dir = Path(safety.work_dir)
         check_writable(work_dir)
 
         def work() -> dict[str, Any]:
-            outputs = recall(cfg)
-            if outputs is None:
-                try:
-                    outputs = run_stage(cfg)
-                except NothingAccepted:  # then more than ever
-                    try_report(work_dir)
-                    raise
+            try:
+                outputs = run_stage(cfg, gate=check_plan)
+            except NothingAccepted:  # then more than ever
                 try_report(work_dir)
-            elif not (work_dir / REPORT).exists():
-                try_report(work_dir)
+                raise
+            try_report(work_dir)
             return {str(index): output for index, output in outputs.items()}
 
         command = f"axolotl {'preprocess' if preprocess else 'train'} {cfg.axolotl_config_path}"
         with interruptible(command):
-            outputs = once(work_dir, config_hash(cfg), work)
+            outputs = once(work_dir, config_hash(cfg, safety), work)
         for index, output in outputs.items():
             cfg.datasets[int(index)] = DictDefault({"path": output["train"], "type": None})
 

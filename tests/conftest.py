@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import tiny
+from support.fake_server import FakeServer
 
 from axolotl_safety.commands.demo import OFFLINE
 
@@ -42,3 +45,17 @@ def models(tmp_path_factory: pytest.TempPathFactory):
         return made[key]
 
     return get
+
+
+@pytest.fixture
+def serve():
+    """Starts servers that answer as they are told."""
+    servers: list[FakeServer] = []
+
+    def start(reply: Callable[[str, int], Any], models: tuple[int, Any] | None = None) -> FakeServer:
+        servers.append(FakeServer(reply, models or (200, {"data": [{"id": "judge"}]})))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()

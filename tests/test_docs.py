@@ -8,10 +8,10 @@ import re
 import shlex
 from pathlib import Path
 
-import axolotl_cli as cli
 import pytest
-import staleness_table as staleness
 import yaml
+from support import axolotl_cli as cli
+from support import staleness_table as staleness
 
 from axolotl_safety.commands.report.figures import _GUARD, _REASONS
 from axolotl_safety.config import DatasetOptions, SafetyConfig

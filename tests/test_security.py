@@ -1,6 +1,5 @@
 """No code from data, no keys on disk or in logs, files for their owner alone, nothing that a terminal obeys (T39)."""
 
-# ruff: noqa: F811
 from __future__ import annotations
 
 import ast
@@ -12,10 +11,10 @@ from typing import Any
 
 import pytest
 from support import tiny
+from support.guard_stage import sound_refusals
+from support.judges import SAFE as SAFE_JSON
+from support.judges import says
 from support.stage import config, rows_of
-from test_guards_openai import SAFE as SAFE_JSON
-from test_guards_openai import says, serve  # noqa: F401
-from test_guards_stage import sound_refusals
 from transformers import AutoTokenizer
 
 from axolotl_safety.commands.report.page import write_report

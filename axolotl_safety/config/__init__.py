@@ -18,13 +18,23 @@ from .prompts import STEERING_PROMPTS, resolve_rewrite, resolve_steering
 
 SECTION = "safety"
 PREFIX = "axolotl_safety."
-METHODS = ("dgr", "thinksafe", "vanilla")
-TYPES = tuple(PREFIX + method for method in METHODS)
+# What stands behind each ``type:``, by name; a record is imported when it is needed.
+METHODS = {
+    "dgr": "axolotl_safety.methods.dgr:DGR",
+    "thinksafe": "axolotl_safety.methods.thinksafe:THINKSAFE",
+    "vanilla": "axolotl_safety.methods.vanilla:VANILLA",
+}
 Choice = Literal["first", "lowest_nll", "resample"]
 Select = Literal["random", "lowest_nll", "diverse"]
 OnFailure = Literal["drop", "keep_original", "steer"]
 Label = Literal["harmful", "benign"]
+
 AUTO = "auto"  # in the place of a prompt's name: probe the named ones and take the best
+
+
+def types() -> tuple[str, ...]:
+    """Every ``type:`` of this plugin that makes a training set."""
+    return tuple(PREFIX + name for name in METHODS)
 
 
 class SamplingConfig(Strict):

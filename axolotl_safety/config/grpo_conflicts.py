@@ -7,7 +7,7 @@ from typing import Any
 
 from axolotl_safety.util.errors import ConfigError
 
-from . import PREFIX, TYPES, SafetyConfig
+from . import PREFIX, SafetyConfig, types
 
 GRPO_TYPE = PREFIX + "grpo"
 _TRAINERS = ("grpo", "gdpo")  # Axolotl runs both by the same trainer
@@ -31,9 +31,9 @@ def refuse_with_rl(cfg: Any, safety: SafetyConfig) -> None:
         if name == GRPO_TYPE and rl not in _TRAINERS:
             raise ConfigError(
                 f"datasets: {path!r} has type {name!r}, which gives prompts to a trainer that samples by itself, and "
-                f"rl is {rl!r}. Set rl: grpo, or use one of {', '.join(TYPES)}."
+                f"rl is {rl!r}. Set rl: grpo, or use one of {', '.join(types())}."
             )
-        if name in TYPES and rl:
+        if name in types() and rl:
             raise ConfigError(
                 f"datasets: {path!r} has type {name!r}, whose rows are for supervised fine-tuning, and rl is {rl!r}. "
                 f"Remove rl:, or use type {GRPO_TYPE} with rl: grpo."

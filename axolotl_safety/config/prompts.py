@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
 
 FIELDS = ("prompt", "thought", "answer", "reference")
 _FIELD = re.compile(r"\{(" + "|".join(FIELDS) + r")\}")
+
+
+CUSTOM = "custom"  # the name of a literal template
 
 
 @dataclass(frozen=True)
@@ -32,19 +35,19 @@ class Prompt:
     @property
     def label(self) -> str:
         """Name and version, for provenance; two literal templates differ by their hash."""
-        return f"{self.name}@{self.version}" if self.name != "custom" else f"custom-{self.sha256[:8]}"
+        return f"{self.name}@{self.version}" if self.name != CUSTOM else f"custom-{self.sha256[:8]}"
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hash of the template's text, for provenance and fingerprints."""
         return hashlib.sha256(self.template.encode("utf-8", "surrogatepass")).hexdigest()
 
-    @property
+    @cached_property
     def fields(self) -> frozenset[str]:
         """The holes that the template has."""
         return frozenset(_FIELD.findall(self.template))
 
-    @property
+    @cached_property
     def literals(self) -> tuple[str, ...]:
         """The template's own words, between the holes: what must not leak into a response."""
         return tuple(part.strip() for part in _FIELD.split(self.template)[::2] if part.strip())
@@ -111,30 +114,11 @@ def resolve(name_or_template: str, named: Mapping[str, Prompt]) -> Prompt:
         if near and word not in FIELDS:
             raise ValueError(f"the template has {{{word}}}: did you mean {{{near[0]}}}? Got {name_or_template!r}")
     if _FIELD.search(name_or_template):
-        return Prompt("custom", 1, name_or_template)
+        return Prompt(CUSTOM, 1, name_or_template)
     raise ValueError(
         f"no prompt is named {name_or_template!r}. Named prompts: {', '.join(named)}. A literal template "
         f"must hold at least one of {', '.join('{' + field + '}' for field in FIELDS)}."
     )
-
-
-def prompts_in_use(settings: Any, methods: Iterable[str]) -> dict[str, str]:
-    """Hash of each prompt that the methods may show, by the name that a row's ``proposal`` carries.
-
-    Args:
-        settings: the validated section.
-        methods: those that generate.
-    """
-    found: dict[str, Prompt] = {}
-    if "dgr" in methods:
-        named = settings.dgr.prompt
-        shown = REWRITE_PROMPTS.values() if named == "auto" else [resolve_rewrite(named)]
-        found |= {f"dgr/{prompt.label}": prompt for prompt in shown}
-    if "thinksafe" in methods:
-        ladder = settings.thinksafe.ladder
-        shown = STEERING_PROMPTS.values() if "auto" in ladder else [resolve_steering(rung) for rung in ladder]
-        found |= {f"thinksafe/{prompt.label}": prompt for prompt in (STEERING_PROMPTS["none"], *shown)}
-    return {name: prompt.sha256 for name, prompt in found.items()}
 
 
 def resolve_rewrite(name_or_template: str) -> Prompt:

@@ -6,7 +6,7 @@ from typing import Any
 
 from axolotl_safety.util.errors import ConfigError
 
-from . import METHODS, PREFIX, TYPES, SafetyConfig
+from . import METHODS, PREFIX, SafetyConfig, types
 
 
 def section(cfg: Any) -> SafetyConfig:
@@ -27,7 +27,7 @@ def our_entries(cfg: Any) -> dict[int, str]:
             method = entry.type.removeprefix(PREFIX)
             if method not in METHODS:
                 raise ConfigError(
-                    f"datasets: type {entry.type!r} does not exist. Types of this plugin: {', '.join(TYPES)}."
+                    f"datasets: type {entry.type!r} does not exist. Types of this plugin: {', '.join(types())}."
                 )
             found[index] = method
     return found

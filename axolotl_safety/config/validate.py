@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from axolotl_safety.util.errors import ConfigError
 
-from . import PREFIX, SECTION, TYPES, DatasetOptions, SafetyConfig
+from . import PREFIX, SECTION, DatasetOptions, SafetyConfig, types
 from .grpo_conflicts import GRPO_TYPE, refuse_with_rl
 from .kl_conflicts import refuse_with_kl
 from .work_dir import LATEST
@@ -104,7 +104,7 @@ def _refuse_misplaced(cfg: Any) -> None:
                 )
     for entry in cfg.get("datasets") or []:
         name = str(_get(entry, "type") or "")
-        known = (*TYPES, GRPO_TYPE)
+        known = (*types(), GRPO_TYPE)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         if near and name not in known:
             raise ConfigError(f"datasets: {_get(entry, 'path')!r} has type {name!r}: did you mean {near[0]!r}?")
@@ -131,7 +131,7 @@ def _lift(entry: Any) -> dict[str, Any] | None:
     if not _is_ours(entry):
         raise ConfigError(
             f"datasets: {_get(entry, 'path')!r} has a `safety:` block but type {_get(entry, 'type')!r}; such a block "
-            f"works on the types of this plugin ({', '.join(TYPES)})."
+            f"works on the types of this plugin ({', '.join(types())})."
         )
     if isinstance(entry, dict):
         entry.pop(SECTION)

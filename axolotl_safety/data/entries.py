@@ -45,7 +45,9 @@ class Entry:
         return [text for pair in texts for text in pair if text.strip()]
 
 
-def read_entry(cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: int, method: str) -> Entry:
+def read_entry(
+    cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: int, method: str, reads_reference: bool
+) -> Entry:
     """Read one dataset entry: every row of it that can be used; `selection` takes `max_rows` of them.
 
     Raises:
@@ -63,7 +65,7 @@ def read_entry(cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: i
     tasks: list[Task] = []
     for example in examples:
         held = not {*options.hold_out}.isdisjoint(example.categories)
-        made = "held_out" if held else make_task(tokens, example, method, index, source.name, cfg.sequence_len)
+        made = "held_out" if held else make_task(tokens, example, reads_reference, index, source.name, cfg.sequence_len)
         if isinstance(made, str):
             bad.append(BadRow(example.row_id, example.prompt, made, example.categories))
         else:
@@ -132,16 +134,16 @@ def raw_prompt_ids(tokens: TargetTokenizer, example: Example) -> tuple[int, ...]
 
 
 def make_task(
-    tokens: TargetTokenizer, example: Example, method: str, entry: int, source: str, sequence_len: int
+    tokens: TargetTokenizer, example: Example, reads_reference: bool, entry: int, source: str, sequence_len: int
 ) -> Task | str:
     """Ids for a row, or its reject reason.
 
-    A row that says nothing of its label is read by its reference: who is refused asked for harm. ThinkSafe reads a
-    prompt as harmless only where row or user say so; the label alone decides what is refused or helped. For the other
-    methods, a harmful row
-    whose reference does not refuse (a helpful answer to a worrying question, say) leaves the decision to the guard.
+    A row that says nothing of its label is read by its reference: who is refused asked for harm. A method that reads
+    no reference takes a prompt for harmless only where row or user say so; the label alone decides what is refused or
+    helped. For the others, a harmful row whose reference does not refuse (a helpful answer to a worrying question, say)
+    leaves the decision to the guard.
     """
-    reference = () if method == "thinksafe" else (example.thought, example.answer)
+    reference = (example.thought, example.answer) if reads_reference else ()
     if tokens.has_control_token(example.prompt, *reference, *(text for _, text in example.history)):
         return "control_token"
     prompt_ids = raw_prompt_ids(tokens, example)
@@ -151,7 +153,7 @@ def make_task(
         return "prompt_too_long"
     refused = is_refusal(example.answer)
     label = example.label or ("harmful" if refused else "benign")
-    if method == "thinksafe":
+    if not reads_reference:
         if own_label(example) is None:
             return "no_label"
         expect: Expect = "answer" if label == "benign" else "refuse"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -57,7 +56,12 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Request:
-    """Ask for one completion. ``seed`` and ``request_id`` alone decide the draw, never the batch mates."""
+    """Ask for one completion. ``seed`` and ``request_id`` alone decide the draw, never the batch mates.
+
+    Attributes:
+        turn: of what waits for an engine, the lowest goes first. It is the place of the row that the request is for, so
+            that a row under way is finished before another one begins. No part of the request's identity.
+    """
 
     request_id: str
     model: str
@@ -65,6 +69,12 @@ class Request:
     sampling: Sampling
     seed: int
     stop_token_ids: tuple[int, ...]
+    turn: int = field(default=0, compare=False)
+
+    @property
+    def tokens(self) -> int:
+        """The longest that the sequence can become."""
+        return len(self.prompt_token_ids) + self.sampling.max_new_tokens
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,12 @@ class ScoreRequest:
     prompt_token_ids: tuple[int, ...]
     response_token_ids: tuple[int, ...]
     temperature: float = 1.0
+    turn: int = field(default=0, compare=False)
+
+    @property
+    def tokens(self) -> int:
+        """Length of the sequence."""
+        return len(self.prompt_token_ids) + len(self.response_token_ids)
 
 
 @dataclass(frozen=True)
@@ -164,15 +180,30 @@ class EngineFigures:
 
 
 class Engine(Protocol):
-    """One continuous queue over one or more models."""
+    """Models behind one door: each request is answered on its own, in whatever order suits the engine.
+
+    Attributes:
+        figures: what it has cost so far.
+    """
 
     figures: EngineFigures
 
-    def run(self, requests: Iterable[Request | ScoreRequest]) -> Iterator[Result]:
-        """Yield one result per request, in the order they finish. Starts the engine if need be."""
+    def window(self, model: str) -> int:
+        """Requests for a model that it can make use of at once: enough that it never waits for more."""
 
-    def close(self) -> None:
-        """End the engine and verify that nothing of it is left. Safe to call twice."""
+    async def answer(self, request: Request | ScoreRequest) -> Result:
+        """The result of one request; the engine starts, and the model loads, if need be.
+
+        Raises:
+            EngineError, StageError: the engine cannot go on; every request that is under way fails with it.
+        """
+
+    async def close(self, at_once: bool = False) -> None:
+        """End the engine and verify that nothing of it is left. Safe to call twice.
+
+        Args:
+            at_once: kill instead of asking: after an error or an interruption.
+        """
 
 
 class EngineError(PlainError, RuntimeError):
@@ -187,6 +218,12 @@ class Question:
     model: str
     system: str
     user: str
+    turn: int = field(default=0, compare=False)
+
+    @property
+    def tokens(self) -> int:
+        """Not known; a judge's server counts for itself."""
+        return 0
 
 
 @dataclass(frozen=True)

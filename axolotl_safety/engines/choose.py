@@ -164,8 +164,7 @@ def start_engine(
         tokenizer: the target's, to compare with a server's.
 
     Raises:
-        ConfigError: the models do not fit the GPUs, there are fewer GPUs than asked for, or a server cannot be the
-            engine.
+        ConfigError: the models do not fit the GPUs, or there are fewer GPUs than asked for.
         EngineError: Ray does not start.
     """
     if backend == "openai":
@@ -213,15 +212,14 @@ def _sizes(
 def _served(
     engine: EngineConfig, work_dir: Path, models: Mapping[str, ModelSpec], base_model: str, tokenizer: Any
 ) -> Engine:
-    """The target's server, checked; what else there is to run (guard models) runs here, as with backend auto."""
+    """The target's server; what else there is to run (guard models) runs here, as with backend auto."""
     from axolotl_safety.engines.openai.engine import ServerEngine, server_of
     from axolotl_safety.engines.openai.routed import RoutedEngine
 
     server = ServerEngine(server_of(engine, base_model or models["target"].path), tokenizer)
-    server.check()
     others = {name: spec for name, spec in models.items() if name != "target"}
     if not others:
         return server
     here = EngineConfig(python=engine.python, batch_size=engine.batch_size, stall_seconds=engine.stall_seconds)
     local = start_engine(here, choose_backend(here), work_dir, others)
-    return RoutedEngine({"target": server} | dict.fromkeys(others, local))
+    return RoutedEngine(server, local)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, one line every half minute elsewhere."""
+"""Progress of long work: one bar on a terminal, one line every half minute elsewhere."""
 
 from __future__ import annotations
 
@@ -6,64 +6,80 @@ import logging
 import sys
 import time
 from types import TracebackType
+from typing import Any
+
+from .queue import WorkQueue
 
 LOG = logging.getLogger(__name__)
 _LINE_SECONDS = 30.0
 
 
 class Progress:
-    """Shows rate, ETA and, where there is one, the accept rate so far."""
+    """Shows how many are done, what is in flight, accept rate, tokens per second and what is left.
 
-    def __init__(self, title: str, total: int, reused: int = 0):
-        """Announce the work.
+    Args:
+        title: what is counted, ``rows`` for instance.
+        total: how many there are.
+        queue: whose requests they make; where it is dry, nothing is shown.
+    """
 
-        Args:
-            title: what is being done.
-            total: how many requests will be made.
-            reused: how many more stood in the journal.
-        """
-        self.title, self.total = title, total
-        self.done = self.tokens = self.accepted = self.asked = 0
-        self._started = self._said = time.monotonic()
-        self._bar = self._task = None
-        LOG.info("%s: %d to do, %d found in the journal", title, total, reused)
+    def __init__(self, title: str, total: int, queue: WorkQueue):
+        self._title, self._total, self._queue = title, total, queue
+        self._done = self._judged = self._accepted = 0
+        self._from_journal: int | None = None  # done before anything had to be made: they say nothing of what is left
+        self._started = self._making_since = self._said = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._queue.dry:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             self._bar = Bar(*columns, TextColumn("{task.fields[rate]}"), console=Console(stderr=True))
-            self._task = self._bar.add_task(self.title, total=self.total, rate="")
+            self._task = self._bar.add_task(self._title, total=self._total, rate="")
             self._bar.start()
         return self
 
-    def advance(self, tokens: int, accepted: bool | None = None) -> None:
-        """One request more is done, with so many tokens; ``accepted`` says how the first checks saw it."""
-        self.done += 1
-        self.tokens += tokens
-        self.asked += accepted is not None
-        self.accepted += accepted is True
+    def done(self, accepted: bool | None = None) -> None:
+        """One more is done; ``accepted`` says how it ended, where that is a question."""
+        self._done += 1
+        self._judged += accepted is not None
+        self._accepted += accepted is True
         now = time.monotonic()
+        if self._from_journal is None and self._queue.engine is not None:
+            self._from_journal, self._making_since = self._done - 1, now
         if self._bar is not None:
             self._bar.update(self._task, advance=1, rate=self._rate(now))
-        elif now - self._said > _LINE_SECONDS:
+        elif now - self._said > _LINE_SECONDS and not self._queue.dry:
             self._said = now
-            left = (now - self._started) / self.done * (self.total - self.done)
-            LOG.info("%s: %d of %d, %s, about %.0f s left", self.title, self.done, self.total, self._rate(now), left)
+            LOG.info("%s: %d of %d done, %s", self._title, self._done, self._total, self._rate(now))
 
     def _rate(self, now: float) -> str:
-        seconds = max(now - self._started, 1e-9)
-        tokens = f", {self.tokens / seconds:.0f} tokens/s" if self.tokens else ""
-        accepted = f", {100 * self.accepted / self.asked:.0f} % pass the checks" if self.asked else ""
-        return f"{self.done / seconds:.1f}/s{tokens}{accepted}"
+        said = [f"{self._queue.in_flight} requests in flight"] if self._queue.in_flight else []
+        if self._judged:
+            said.append(f"{100 * self._accepted / self._judged:.0f} % accepted")
+        seconds = now - self._making_since
+        made = self._done - (self._from_journal or 0)
+        if self._queue.tokens and seconds > 0:
+            said.append(f"{self._queue.tokens / seconds:.0f} tokens/s")
+        if self._done < self._total and made:
+            said.append(f"about {_duration(seconds / made * (self._total - self._done))} left")
+        return ", ".join(said)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         if self._bar is not None:
             self._bar.stop()
-        seconds = time.monotonic() - self._started
-        LOG.info(
-            "%s: %d of %d done in %.1f s (%s)", self.title, self.done, self.total, seconds, self._rate(time.monotonic())
-        )
+        if not self._queue.dry:
+            now = time.monotonic()
+            rate = f" ({rate})" if (rate := self._rate(now)) else ""
+            seconds = now - self._started
+            LOG.info("%s: %d of %d done in %.1f s%s", self._title, self._done, self._total, seconds, rate)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,20 +1,28 @@
-"""Ask for work; what the journal holds is not asked again, what finishes is journalled before anyone sees it."""
+"""Ask for work; what the journal holds is not asked again, what finishes is journalled before anyone sees it.
+
+Every request is awaited on its own. Whoever asks goes on the moment its result is there; nothing waits for a neighbour.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import heapq
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from axolotl_safety.util.errors import StageError
 
 from .base import Answer, Completion, Engine, Failure, Question, Request, Result, Score, ScoreRequest
 from .journal import Journal
-from .progress import Progress
 
 Work = Request | ScoreRequest | Question
+Found = Result | Answer
+T = TypeVar("T")
 
 
 def content_id(*parts: Any) -> str:
@@ -22,25 +30,65 @@ def content_id(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, separators=(",", ":"), sort_keys=True).encode()).hexdigest()[:32]
 
 
-def kind_of(request: Work, kind: str) -> str:
-    """The journal kind of a request's result: scores name themselves, the rest is what was asked for."""
-    return "score" if isinstance(request, ScoreRequest) else kind
+def score_request(
+    fingerprint: str,
+    prompt_ids: tuple[int, ...],
+    response_ids: tuple[int, ...],
+    temperature: float = 1.0,
+    turn: int = 0,
+) -> ScoreRequest:
+    """Ask for log p(response | prompt) under the frozen target.
+
+    Args:
+        fingerprint: of target and engine.
+        prompt_ids: what stands before the response.
+        response_ids: what is scored.
+        temperature: of the distribution.
+        turn: place of the row, for the order of asking.
+    """
+    warmth = () if temperature == 1.0 else (temperature,)
+    request_id = content_id("score", fingerprint, prompt_ids, response_ids, *warmth)
+    return ScoreRequest(request_id, "target", prompt_ids, response_ids, temperature, turn)
 
 
-class Runner(Protocol):
+@dataclass(frozen=True)
+class Purpose:
+    """What a request is for. Nothing depends on it; a plan counts by it.
+
+    Attributes:
+        kind: ``attempt`` for a row's own candidates, ``probe`` where a prompt is tried, ``original`` where a response
+            stands in for a failed one.
+        proposal: name of what the target is shown, ``dgr/rewrite@1`` for instance.
+        number: of the attempt, from 0.
+    """
+
+    kind: str = ""
+    proposal: str = ""
+    number: int = 0
+
+
+class Answerer(Protocol):
     """Whatever answers requests: the engine, or a judge behind an endpoint."""
 
-    def run(self, requests: list[Any]) -> Iterator[Any]:
-        """Yield one result per request, in the order they finish."""
+    def window(self, model: str) -> int:
+        """Requests that it can make use of at once."""
+
+    async def answer(self, request: Any) -> Any:
+        """The result of one request."""
+
+    async def close(self, at_once: bool = False) -> None:
+        """Give back what it holds."""
 
 
 class WorkQueue:
-    """The one door to the engine.
+    """The one door to the engine, opened and closed by ``async with``.
 
     Attributes:
         generated: ids of the requests whose result was made in this run.
         reused: ids of the requests whose result stood in the journal.
         made: how many records of each kind were made in this run.
+        tokens: how many tokens those have.
+        in_flight: requests that somebody works on now.
         dry: nothing is really asked, so what comes out of it is not to be announced.
     """
 
@@ -56,142 +104,222 @@ class WorkQueue:
         self.generated: set[str] = set()
         self.reused: set[str] = set()
         self.made: Counter[str] = Counter()
+        self.tokens = self.in_flight = 0
+        self.engine: Engine | None = None
         self._journals = journals
         self._start_engine = start_engine
-        self._engine: Engine | None = None
+        self._judges: dict[str, Answerer] = {}
+        self._slots: dict[str, _Slots] = {}
+        self._under_way: dict[str, asyncio.Task[Found]] = {}
+        self._fault: Exception | None = None
+        self._wait_for_others = False  # whoever answers gave up, and what else is under way may still be kept
 
-    @property
-    def engine(self) -> Engine | None:
-        """The engine, if one had to be started."""
-        return self._engine
-
-    def finish(
+    async def ask(
         self,
-        work: Sequence[Work],
+        request: Work,
         kind: str,
-        title: str,
-        describe: Callable[[Work], dict[str, Any]] | None = None,
-        accept: Callable[[str], bool] | None = None,
-        engine: Runner | None = None,
-    ) -> None:
-        """See to it that every request has a result in the journal.
+        note: dict[str, Any] | None = None,
+        judge: Answerer | None = None,
+        purpose: Purpose | None = None,
+    ) -> Found:
+        """The result of a request: from the journal, else from whoever answers, journalled.
 
         Args:
-            work: requests to one or more models.
-            kind: journal kind of a completion, ``completion`` or ``verdict`` (scores and failures name themselves).
-            title: what the progress line says.
-            describe: provenance to store with a completion.
-            accept: told each request id as its result is journalled; says whether it looks sound, for the progress.
-            engine: who answers, if not the engine: a judge behind an endpoint.
+            request: to a model that has a journal.
+            kind: its result's in the journal: ``completion``, ``verdict`` or ``score``. Failures name themselves.
+            note: provenance to store with a completion.
+            judge: who answers, if not the engine: a judge behind an endpoint.
+            purpose: what it is asked for.
 
         Raises:
-            StageError: something is missing and no engine may start.
+            StageError: it is missing and no engine may start, or whoever answers cannot go on.
+            OSError: the disk does not take it.
         """
-        missing: dict[str, Work] = {}
-        for request in work:
-            if self._held(request, kind):
-                self.reused.add(request.request_id)
-            else:
-                missing[request.request_id] = request
-        if not missing:
-            return
+        request_id = request.request_id
+        held = self._held(request, kind)
+        if held is not None:
+            if request_id not in self.generated:
+                self.reused.add(request_id)
+            return held
+        task = self._under_way.get(request_id)
+        if task is None:
+            if self._fault is not None:
+                raise self._fault
+            task = asyncio.create_task(self._make(request, kind, note, judge))
+            self._under_way[request_id] = task
+            task.add_done_callback(lambda _: self._under_way.pop(request_id, None))
+        # A row that is given up because another one failed must not take along what it shares, or what is half done.
+        return await asyncio.shield(task)
+
+    async def completion(
+        self, request: Request, note: dict[str, Any] | None = None, purpose: Purpose | None = None
+    ) -> Completion | Failure:
+        """A finished completion."""
+        found = await self.ask(request, "completion", note, purpose=purpose)
+        assert isinstance(found, Completion | Failure)
+        return found
+
+    async def logprob(self, request: ScoreRequest) -> float | None:
+        """log p of the whole response in nats, None if it could not be scored."""
+        found = await self.ask(request, "score")
+        return found.logprob if isinstance(found, Score) else None
+
+    async def nll(self, request: ScoreRequest) -> float | None:
+        """Mean negative log-probability per response token in nats, None if it could not be scored."""
+        found = await self.ask(request, "score")
+        return -found.logprob / found.num_tokens if isinstance(found, Score) and found.num_tokens else None
+
+    def _held(self, request: Work, kind: str) -> Found | None:
+        journal, request_id = self._journals[request.model], request.request_id
+        record = journal.get(kind, request_id)
+        if record is None:
+            failed = journal.get("failure", request_id)
+            return Failure(request_id, failed["reason"], failed["message"]) if failed else None
+        if kind == "score":
+            return Score(request_id, record["logprob"], record["num_tokens"])
+        if "text" in record:
+            return Answer(request_id, record["text"], record["finish_reason"])
+        return Completion(request_id, tuple(record["token_ids"]), record["finish_reason"], record.get("logprob", 0.0))
+
+    async def _make(self, request: Work, kind: str, note: dict[str, Any] | None, judge: Answerer | None) -> Found:
+        try:
+            answerer = self._answerer(request, kind, judge)
+            slots = self._slots.get(request.model)
+            if slots is None:
+                slots = self._slots[request.model] = _Slots(answerer.window(request.model))
+            await slots.acquire((request.turn, -request.tokens))
+            try:
+                self.in_flight += 1
+                if self._fault is not None:  # which came while this one waited
+                    raise self._fault
+                result = await self._answered(answerer, request)
+                self._store(request, result, kind, note)
+                return result
+            finally:
+                self.in_flight -= 1
+                slots.release()
+        except Exception as fault:
+            self._fault = self._fault or fault
+            raise
+
+    async def _answered(self, answerer: Answerer, request: Work) -> Found:
+        try:
+            return await answerer.answer(request)
+        except Exception:
+            self._wait_for_others = True
+            raise
+
+    def _answerer(self, request: Work, kind: str, judge: Answerer | None) -> Answerer:
         if self._start_engine is None:
             raise StageError(
-                f"the data stage is not finished: {len(missing)} of {len(work)} {title} are missing. "
-                "Run `axolotl preprocess` with this YAML first."
+                f"the data stage is not finished: the {kind} {request.request_id} of {request.model} and perhaps more "
+                "are missing. Run `axolotl preprocess` with this YAML first."
             )
-        runner = engine
-        if runner is None:
-            runner = self._engine = self._engine or self._start_engine()
-        with Progress(title, len(missing), reused=len(work) - len(missing)) as progress:
-            for result in runner.run(list(missing.values())):
-                request = missing[result.request_id]
-                self._store(request, result, kind, describe)
-                tokens = len(result.token_ids) if isinstance(result, Completion) else 0
-                progress.advance(tokens, accept(result.request_id) if accept else None)
+        if judge is not None:
+            self._judges[request.model] = judge
+            return judge
+        self.engine = self.engine or self._start_engine()
+        return self.engine
 
-    def _held(self, request: Work, kind: str) -> bool:
-        journal = self._journals[request.model]
-        return (kind_of(request, kind), request.request_id) in journal or ("failure", request.request_id) in journal
-
-    def _store(
-        self, request: Work, result: Result | Answer, kind: str, describe: Callable[[Work], dict[str, Any]] | None
-    ) -> None:
-        journal = self._journals[request.model]
+    def _store(self, request: Work, result: Found, kind: str, note: dict[str, Any] | None) -> None:
         self.generated.add(request.request_id)
         if isinstance(result, Failure):
             kind, fields = "failure", {"reason": result.reason, "message": result.message}
         elif isinstance(result, Score):
-            kind, fields = "score", {"logprob": result.logprob, "num_tokens": result.num_tokens}
+            fields = {"logprob": result.logprob, "num_tokens": result.num_tokens}
         elif isinstance(result, Answer):
             fields = {"text": result.text, "finish_reason": result.finish_reason}
         else:
+            self.tokens += len(result.token_ids)
             fields = {
-                "token_ids": list(result.token_ids),
+                "token_ids": result.token_ids,
                 "finish_reason": result.finish_reason,
                 "logprob": result.logprob,
-                **(describe(request) if describe else {}),
+                **(note or {}),
             }
-        journal.append(kind, request.request_id, fields)
+        self._journals[request.model].append(kind, request.request_id, fields)
         self.made[kind] += 1
 
-    def completion(self, request: Request | Question, kind: str = "completion") -> Completion | Answer | Failure:
-        """The finished completion of a request, read back from the journal; a question's answer is text."""
-        journal = self._journals[request.model]
-        record = journal.get(kind, request.request_id)
-        if record is None:
-            failed = journal.get("failure", request.request_id) or {}
-            return Failure(request.request_id, failed.get("reason", "lost"), failed.get("message", ""))
-        if "text" in record:
-            return Answer(request.request_id, record["text"], record["finish_reason"])
-        return Completion(
-            request.request_id, tuple(record["token_ids"]), record["finish_reason"], record.get("logprob", 0.0)
-        )
+    async def __aenter__(self) -> WorkQueue:
+        return self
 
-    def logprob(self, request: ScoreRequest) -> float | None:
-        """log p of the whole response in nats, None if it could not be scored."""
-        record = self._journals[request.model].get("score", request.request_id)
-        return record["logprob"] if record else None
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """End whoever answers and close the journals.
 
-    def nll(self, request: ScoreRequest) -> float | None:
-        """Mean negative log-probability per response token in nats, None if it could not be scored."""
-        record = self._journals[request.model].get("score", request.request_id)
-        return -record["logprob"] / record["num_tokens"] if record and record["num_tokens"] else None
+        Where a server was given up, what it is still working on is waited for and kept; an interruption waits for
+        nothing.
+        """
+        try:
+            await self._settle()
+        finally:
+            try:
+                for answerer in (*self._judges.values(), *([self.engine] if self.engine else [])):
+                    await answerer.close(at_once=error is not None)
+            finally:
+                for journal in self._journals.values():
+                    journal.close()
+
+    async def _settle(self) -> None:
+        for slots in self._slots.values():
+            slots.close()
+        tasks = list(self._under_way.values())
+        if not self._wait_for_others:
+            for task in tasks:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Slots:
+    """As many requests at once as whoever answers can make use of; of those that wait, the lowest order goes first."""
+
+    def __init__(self, free: int):
+        self._free = free
+        self._waiting: list[tuple[tuple[int, int], int, asyncio.Future[None]]] = []
+        self._numbers = itertools.count()
+        self._dealing = False
+
+    async def acquire(self, order: tuple[int, int]) -> None:
+        """Wait for a slot."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        heapq.heappush(self._waiting, (order, next(self._numbers), future))
+        if self._free and not self._dealing:
+            self._dealing = True
+            loop.call_soon(self._deal)  # once all that is ready has asked
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Give a slot back."""
+        self._free += 1
+        self._deal()
+
+    def _deal(self) -> None:
+        self._dealing = False
+        while self._free and self._waiting:
+            _, _, future = heapq.heappop(self._waiting)
+            if not future.done():
+                self._free -= 1
+                future.set_result(None)
 
     def close(self) -> None:
-        """End the engine, if there is one, and close the journals."""
-        try:
-            if self._engine is not None:
-                self._engine.close()
-        finally:
-            for journal in self._journals.values():
-                journal.close()
+        """Turn away whoever waits."""
+        for _, _, future in self._waiting:
+            future.cancel()
+        self._waiting.clear()
+
+
+async def gather(asked: Sequence[Awaitable[T]]) -> list[T]:
+    """The results of several questions that are asked at once, in their order; one alone needs no task of its own."""
+    if not asked:
+        return []
+    return [await asked[0]] if len(asked) == 1 else list(await asyncio.gather(*asked))
 
 
 def count_where(request_ids: Iterable[str], among: set[str]) -> int:
     """How many of the ids are in the set."""
     return sum(request_id in among for request_id in request_ids)
-
-
-class Frozen(Protocol):
-    """Whatever says which target, under which engine, a score belongs to."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of target and engine."""
-
-
-def score_request(
-    shop: Frozen, prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], temperature: float = 1.0
-) -> ScoreRequest:
-    """Ask for log p(response | prompt) under the frozen target."""
-    return target_score(shop.fingerprint, prompt_ids, response_ids, temperature)
-
-
-def target_score(
-    fingerprint: str, prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], temperature: float = 1.0
-) -> ScoreRequest:
-    """The same where there is no workshop yet: rows are chosen before a method works on them."""
-    warmth = () if temperature == 1.0 else (temperature,)
-    request_id = content_id("score", fingerprint, prompt_ids, response_ids, *warmth)
-    return ScoreRequest(request_id, "target", prompt_ids, response_ids, temperature)

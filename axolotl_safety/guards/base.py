@@ -40,7 +40,7 @@ UNPARSABLE = Verdict(False, None, "unparsable")
 
 
 @dataclass(frozen=True)
-class Judged:
+class GuardInput:
     """A response put before the guards."""
 
     prompt: str

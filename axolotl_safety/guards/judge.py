@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from axolotl_safety.config import GuardConfig
 from axolotl_safety.data.refusal.detector import is_refusal
-from axolotl_safety.engines.base import Answer, Completion, Failure, Question, Request, ScoreRequest
+from axolotl_safety.engines.base import Completion, Failure, Request, ScoreRequest
 from axolotl_safety.engines.model_files import ModelFiles, load_model_files
-from axolotl_safety.engines.queue import WorkQueue
+from axolotl_safety.engines.queue import Purpose, WorkQueue, gather
 from axolotl_safety.guards.openai.judge import OpenAIJudge
 from axolotl_safety.util.errors import ConfigError
 
-from .base import Judged, Verdict
+from .base import GuardInput, Verdict
 from .families import recognise
 from .model_guard import ModelGuard
 
-__all__ = ["BuiltinGuard", "Guard", "Judged", "Judgement", "ModelGuard", "OpenAIJudge", "judge", "load_guards"]
-
-ORIGINALS = "guard verdicts on originals"
+__all__ = ["BuiltinGuard", "Guard", "GuardInput", "GuardResult", "ModelGuard", "OpenAIJudge", "judge", "load_guards"]
 
 
 @dataclass(frozen=True)
-class Judgement:
+class GuardResult:
     """What all guards together say.
 
     Attributes:
@@ -51,7 +49,7 @@ class Guard(Protocol):
     heuristic: bool
     remote: bool
 
-    def requests(self, item: Judged) -> Sequence[Any] | str:
+    def requests(self, item: GuardInput) -> Sequence[Any] | str:
         """The requests that judging this response takes, or the reason why it cannot be judged."""
 
     def scores(self, requests: Sequence[Any], answers: Sequence[Any]) -> list[tuple[ScoreRequest, ...]]:
@@ -60,7 +58,7 @@ class Guard(Protocol):
     def probability(self, logprobs: Sequence[float | None]) -> float | None:
         """P(unsafe) from those scores."""
 
-    def verdict(self, item: Judged, answers: Sequence[Any], scores: Sequence[float | None] = ()) -> Verdict:
+    def verdict(self, item: GuardInput, answers: Sequence[Any], scores: Sequence[float | None] = ()) -> Verdict:
         """Read the answers to those requests."""
 
 
@@ -71,7 +69,7 @@ class BuiltinGuard:
     heuristic = True
     remote = False
 
-    def requests(self, item: Judged) -> list[Request] | str:
+    def requests(self, item: GuardInput) -> list[Request] | str:
         """Nothing to ask."""
         return []
 
@@ -84,7 +82,7 @@ class BuiltinGuard:
         return None
 
     def verdict(
-        self, item: Judged, answers: Sequence[Completion | Failure], scores: Sequence[float | None] = ()
+        self, item: GuardInput, answers: Sequence[Completion | Failure], scores: Sequence[float | None] = ()
     ) -> Verdict:
         """A refusal is safe; an answer is safe only where the row's label says that the prompt is benign."""
         refusal = is_refusal(item.answer)
@@ -137,59 +135,45 @@ def check_remote(guards: Sequence[Guard]) -> None:
             guard.client.check()
 
 
-def judge(
-    queue: WorkQueue, guards: list[Guard], items: Mapping[Any, Judged], title: str = "guard verdicts"
-) -> dict[Any, Judgement]:
-    """Put responses before every guard; all must agree on safe.
+async def judge(
+    queue: WorkQueue, guards: Sequence[Guard], item: GuardInput, purpose: Purpose | None = None
+) -> GuardResult:
+    """Put a response before every guard; all must agree on safe.
+
+    A guard behind an endpoint costs money and carries text away: it is asked last, and only about what the others let
+    through.
 
     Args:
         queue: where guard requests go; verdicts are journalled there.
         guards: at least one.
-        items: responses by any key.
-        title: what the progress line says.
-
-    Returns:
-        A judgement for every key.
+        item: the response.
+        purpose: what the verdict is for.
     """
+    verdicts: dict[int, Verdict] = {}
     local = [index for index, guard in enumerate(guards) if not guard.remote]
-    rounds = [local, *([index] for index, guard in enumerate(guards) if guard.remote)]
-    said: dict[Any, dict[int, Verdict]] = {key: {} for key in items}
-    for indices in rounds:
-        # A remote judge costs money and carries text away: what is rejected already is not shown to it.
-        left = {key: items[key] for key, verdicts in said.items() if all(v.safe for v in verdicts.values())}
-        for key, verdicts in _ask(queue, {index: guards[index] for index in indices}, left, title).items():
-            said[key] |= verdicts
-    return {key: _judgement(len(guards), verdicts) for key, verdicts in said.items()}
+    asked = [_verdict(queue, guards[index], item, purpose) for index in local]
+    verdicts |= zip(local, await gather(asked), strict=True)
+    for index, guard in enumerate(guards):
+        if guard.remote and all(verdict.safe for verdict in verdicts.values()):
+            verdicts[index] = await _verdict(queue, guard, item, purpose)
+    return _result(len(guards), verdicts)
 
 
-def _ask(
-    queue: WorkQueue, guards: dict[int, Guard], items: Mapping[Any, Judged], title: str
-) -> dict[Any, dict[int, Verdict]]:
-    """Verdicts of these guards (all local, or one remote) by key and the guard's place."""
-    asked = {(key, index): guard.requests(item) for key, item in items.items() for index, guard in guards.items()}
-    plans = {place: made for place, made in asked.items() if not isinstance(made, str)}
-    engine = next((guard.client for guard in guards.values() if isinstance(guard, OpenAIJudge)), None)
-    queue.finish([request for made in plans.values() for request in made], "verdict", title, engine=engine)
-
-    def answers(made: Sequence[Request | Question]) -> list[Completion | Failure | Answer]:
-        return [queue.completion(request, "verdict") for request in made]
-
-    scores = {place: guards[place[1]].scores(made, answers(made)) for place, made in plans.items()}
-    queue.finish([one for made in scores.values() for word in made for one in word], "score", "guard scores")
-    found: dict[Any, dict[int, Verdict]] = {key: {} for key in items}
-    for (key, index), made in asked.items():
-        guard = guards[index]
-        if isinstance(made, str):
-            found[key][index] = Verdict(False, None, made.removeprefix("guard_"))
-            continue
-        shares = [guard.probability([queue.logprob(one) for one in words]) for words in scores[key, index]]
-        found[key][index] = guard.verdict(items[key], answers(made), shares)
-    return found
+async def _verdict(queue: WorkQueue, guard: Guard, item: GuardInput, purpose: Purpose | None) -> Verdict:
+    """What one guard says, its scores included where it has a threshold."""
+    requests = guard.requests(item)
+    if isinstance(requests, str):
+        return Verdict(False, None, requests.removeprefix("guard_"))
+    client = guard.client if isinstance(guard, OpenAIJudge) else None
+    answers = await gather([queue.ask(request, "verdict", judge=client, purpose=purpose) for request in requests])
+    words = guard.scores(requests, answers)
+    logprobs = [await gather([queue.logprob(request) for request in one]) for one in words]
+    return guard.verdict(item, answers, [guard.probability(known) for known in logprobs])
 
 
-def _judgement(count: int, verdicts: dict[int, Verdict]) -> Judgement:
+def _result(count: int, verdicts: dict[int, Verdict]) -> GuardResult:
     """One ruling; a guard that was not asked, because another had rejected already, says nothing."""
     reason = next((f"guard_{verdicts[index].reason}" for index in sorted(verdicts) if not verdicts[index].safe), "")
     words = [verdicts[index].word if index in verdicts else "not asked" for index in range(count)]
     said = {verdict.refusal for verdict in verdicts.values()} - {None}
-    return Judgement(reason, said.pop() if len(said) == 1 else None, ", ".join(words))
+    return GuardResult(reason, said.pop() if len(said) == 1 else None, ", ".join(words))

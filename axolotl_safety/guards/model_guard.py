@@ -12,7 +12,7 @@ from axolotl_safety.engines.base import Completion, Failure, Request, Sampling, 
 from axolotl_safety.engines.model_files import ModelFiles
 from axolotl_safety.engines.queue import content_id
 
-from .base import UNPARSABLE, Family, Judged, Verdict
+from .base import UNPARSABLE, Family, GuardInput, Verdict
 from .neutral import FOREIGN, THINK, Neutraliser
 
 TOO_LONG = "guard_too_long"
@@ -72,7 +72,7 @@ class ModelGuard:
     def _controls(self, ids: Sequence[int]) -> Counter[int]:
         return Counter(index for index in ids if index in self._control_ids)
 
-    def requests(self, item: Judged) -> list[Request] | str:
+    def requests(self, item: GuardInput) -> list[Request] | str:
         """The requests that judging this response takes, or the reason why it cannot be judged.
 
         One per segment, never cut short. What does not fit is not judged or, with ``overlong: windows``, judged in
@@ -84,12 +84,12 @@ class ModelGuard:
             requests = self._apart(item)
         return requests
 
-    def _whole(self, item: Judged) -> Request | str:
+    def _whole(self, item: GuardInput) -> Request | str:
         prompt, thinking, answer = (self._neutral(part) for part in (item.prompt, item.thinking, item.answer))
         text = _MARKERS.format(thinking, answer) if thinking else answer
         return self._request(prompt, text, marked=bool(thinking))
 
-    def _apart(self, item: Judged) -> list[Request] | str:
+    def _apart(self, item: GuardInput) -> list[Request] | str:
         requests: list[Request] = []
         for part in (item.thinking, item.answer):
             made = self._part(item.prompt, part) if part else []
@@ -136,7 +136,7 @@ class ModelGuard:
         return Request(request_id, self.key, tuple(ids), self._sampling, 0, self.files.stop_token_ids)
 
     def verdict(
-        self, item: Judged, answers: Sequence[Completion | Failure], scores: Sequence[float | None] = ()
+        self, item: GuardInput, answers: Sequence[Completion | Failure], scores: Sequence[float | None] = ()
     ) -> Verdict:
         """All segments must be safe; the last one says whether the response refuses, if it holds the whole answer.
 
@@ -158,13 +158,13 @@ class ModelGuard:
         shown = worst or max(verdicts, key=lambda verdict: verdict.score or 0.0)
         return replace(shown, refusal=self._refusal(item, verdicts))
 
-    def _refusal(self, item: Judged, verdicts: Sequence[Verdict]) -> bool | None:
+    def _refusal(self, item: GuardInput, verdicts: Sequence[Verdict]) -> bool | None:
         parts = sum(bool(part) for part in (item.thinking, item.answer))
         if len(verdicts) > parts and isinstance(self._answer_request(item), str):
             return None  # no window saw the whole answer
         return verdicts[-1].refusal
 
-    def _answer_request(self, item: Judged) -> Request | str:
+    def _answer_request(self, item: GuardInput) -> Request | str:
         return self._request(self._neutral(item.prompt), self._neutral(item.answer))
 
     def _text(self, answer: Completion) -> str:

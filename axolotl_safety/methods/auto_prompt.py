@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from axolotl_safety.config.prompts import Prompt
 from axolotl_safety.data.sources import select_rows
 from axolotl_safety.data.types import Task
-from axolotl_safety.engines.queue import score_request
+from axolotl_safety.engines.queue import gather, score_request
 
-from .candidates import Proposal, Tried, Workshop, accepted, attempt
+from .base import AutoPrompt, MethodContext
+from .candidates import accepted, attempts
 
 LOG = logging.getLogger(__name__)
 
@@ -39,14 +39,10 @@ class Probe:
     distortion: float | None
 
 
-def best_prompt(
-    shop: Workshop,
-    tasks: Sequence[Task],
-    named: Mapping[str, Prompt],
-    propose: Callable[[Prompt, Task], Proposal],
-    rows: int,
+async def best_prompt(
+    ctx: MethodContext, auto: AutoPrompt, tasks: Sequence[Task]
 ) -> tuple[str, dict[str, dict[str, object]]]:
-    """Probe the named prompts.
+    """Try the named prompts.
 
     The completions are the first candidates that the chosen prompt would be asked for anyway, so the winner's are
     not made twice.
@@ -54,29 +50,30 @@ def best_prompt(
     Returns:
         The chosen name, and what was found for each.
     """
-    drawn = select_rows([task.example.row_id for task in tasks], rows, shop.seed)
-    sample = [task for task in tasks if task.example.row_id in drawn]
-    probes = {name: _probe(shop, sample, prompt, propose, name) for name, prompt in named.items()}
+    rows = auto.rows(tasks)
+    drawn = select_rows([task.example.row_id for task in rows], auto.count, ctx.seed)
+    sample = [task for task in rows if task.example.row_id in drawn]
+    found = await gather([_probe(ctx, auto, sample, prompt) for prompt in auto.named.values()])
+    probes = dict(zip(auto.named, found, strict=True))
     chosen = rank(probes)
     report = {name: asdict(probe) for name, probe in probes.items()}
-    if not shop.queue.dry:
+    if not ctx.queue.dry:
         LOG.info("prompt auto: %s, of %s", chosen, report)
     return chosen, report
 
 
-def _probe(
-    shop: Workshop, sample: Sequence[Task], prompt: Prompt, propose: Callable[[Prompt, Task], Proposal], name: str
-) -> Probe:
-    tried: Tried = defaultdict(list)
-    attempt(shop, sample, {task.key: propose(prompt, task) for task in sample}, range(1), f"probing {name}", tried)
-    sound = [(task, candidate) for task in sample for candidate in accepted(tried[task.key])]
-    raw = [score_request(shop, task.prompt_ids, candidate.token_ids) for task, candidate in sound]
-    shop.queue.finish(raw, "score", "NLL under the frozen target")
-    known = [
-        (candidate.logprob - logprob) / len(candidate.token_ids)
-        for (_, candidate), request in zip(sound, raw, strict=True)
-        if (logprob := shop.queue.logprob(request)) is not None
-    ]
+async def _probe(ctx: MethodContext, auto: AutoPrompt, sample: Sequence[Task], prompt: Prompt) -> Probe:
+    async def distortions(task: Task) -> list[float | None]:
+        tried = await attempts(ctx, task, auto.propose(ctx, prompt, task), 1, 1, "probe")
+        found: list[float | None] = []
+        for candidate in accepted(tried):
+            ids = candidate.token_ids
+            logprob = await ctx.queue.logprob(score_request(ctx.fingerprint, task.prompt_ids, ids))
+            found.append(None if logprob is None else (candidate.logprob - logprob) / len(ids))
+        return found
+
+    sound = [value for values in await gather([distortions(task) for task in sample]) for value in values]
+    known = [value for value in sound if value is not None]
     return Probe(len(sample), len(sound), sum(known) / len(known) if known else None)
 
 

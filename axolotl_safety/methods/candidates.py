@@ -1,51 +1,24 @@
-"""Candidates: ask for one completion per row and index, check it, put it before the guards.
+"""Candidates: ask for one completion of a row, check it, put it before the guards.
 
-What DGR and ThinkSafe share. A method only says which message the target sees (the proposal) and which candidates
-it wants; everything here is the same whatever the proposal was.
+What the methods share. A method only says which message the target sees (the proposal) and which candidates it wants;
+everything here is the same whatever the proposal was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from axolotl_safety.config.prompts import Prompt
-from axolotl_safety.data.tokenizer import TargetTokenizer
-from axolotl_safety.data.types import Key, Task
-from axolotl_safety.engines.base import Failure, Request, Sampling
-from axolotl_safety.engines.queue import WorkQueue, content_id
-from axolotl_safety.guards.judge import Guard, Judged, judge
+from axolotl_safety.data.types import Task
+from axolotl_safety.engines.base import Completion, Failure, Request, Sampling
+from axolotl_safety.engines.queue import Purpose, content_id, gather
+from axolotl_safety.guards.judge import GuardInput, judge
 
+from .base import MethodContext
 from .checks import Response, check_decision, check_form, copies, leaks
 
 _MIN_ROOM = 64
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """What every method needs.
-
-    Attributes:
-        queue: the engine's door.
-        tokens: the target's tokenizer.
-        guards: the judges.
-        fingerprint: everything about the target and the engine that changes what is sampled.
-        max_positions: the target's window in tokens.
-        sequence_len: the longest row that Axolotl keeps, in tokens.
-        sampling: as resolved for this method.
-        seed: as set by the user.
-        choice: ``first``, ``lowest_nll`` or ``resample``.
-    """
-
-    queue: WorkQueue
-    tokens: TargetTokenizer
-    guards: list[Guard]
-    fingerprint: str
-    max_positions: int | None
-    sequence_len: int
-    sampling: Sampling
-    seed: int
-    choice: str
 
 
 @dataclass(frozen=True)
@@ -105,94 +78,80 @@ class Candidate:
     stage: str = ""
 
 
-Tried = dict[Key, list[Candidate]]
-
-
 def accepted(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those without a reject reason, in the order of their index."""
     return [candidate for candidate in candidates if not candidate.reason]
 
 
-def attempt(
-    shop: Workshop,
-    tasks: Sequence[Task],
-    proposals: Mapping[Key, Proposal],
-    indices: Sequence[int],
-    title: str,
-    tried: Tried,
-) -> None:
-    """Sample, check and judge one candidate per task and index; append them to ``tried`` in that order."""
-    asked: list[tuple[Task, Request]] = []
-    for task in tasks:
-        for index in indices:
-            request = _request(shop, task, proposals[task.key], index)
-            if isinstance(request, str):
-                tried[task.key].append(
-                    Candidate("", request, proposals[task.key].name, stage=proposals[task.key].stage)
-                )
-                break
-            asked.append((task, request))
-    owners = {request.request_id: (task, request) for task, request in asked}
-    checked: dict[tuple[Key, str], Candidate] = {}
+async def attempts(
+    ctx: MethodContext, task: Task, proposal: Proposal, count: int, n: int, kind: str = "attempt"
+) -> list[Candidate]:
+    """Candidates of one proposal, ``n`` at once, up to ``count`` times; the first attempt with a sound one is the last.
 
-    def check(task: Task, request: Request) -> Candidate:
-        key = (task.key, request.request_id)  # one request may serve the same row in two entries
-        if key not in checked:
-            checked[key] = _check(shop, task, proposals[task.key], request)
-        return checked[key]
-
-    shop.queue.finish(
-        [request for _, request in asked],
-        "completion",
-        title,
-        describe=lambda request: _note(owners[request.request_id][0], proposals),
-        accept=lambda request_id: not check(*owners[request_id]).reason,
-    )
-    candidates = [check(task, request) for task, request in asked]
-    sound = {
-        place: Judged(task.example.asked, candidate.thinking, candidate.answer, task.example.label or "")
-        for place, ((task, _), candidate) in enumerate(zip(asked, candidates, strict=True))
-        if not candidate.reason
-    }
-    rulings = judge(shop.queue, shop.guards, sound)
-    for place, ((task, _), candidate) in enumerate(zip(asked, candidates, strict=True)):
-        if place in rulings:
-            ruling = rulings[place]
-            reason = ruling.reason or _contradicts(task, ruling.refusal)
-            candidate = replace(candidate, reason=reason, verdict=ruling.verdict)
-        tried[task.key].append(candidate)
+    Returns:
+        Every candidate that was asked for, in the order of their index; one alone where the row cannot be asked.
+    """
+    shown = _shown(ctx, task, proposal)
+    if isinstance(shown, str):
+        return [Candidate("", shown, proposal.name, stage=proposal.stage)]
+    tried: list[Candidate] = []
+    for number in range(count):
+        indices, purpose = range(number * n, (number + 1) * n), Purpose(kind, proposal.name, number)
+        tried += await gather([_candidate(ctx, task, proposal, shown, index, purpose) for index in indices])
+        if accepted(tried):
+            break
+    return tried
 
 
-def _note(task: Task, proposals: Mapping[Key, Proposal]) -> dict[str, str]:
-    """Provenance that is stored with a completion."""
-    proposal = proposals[task.key]
-    return {"row_id": task.example.row_id, "prompt": proposal.prompt.label, "stage": proposal.stage}
+async def _candidate(
+    ctx: MethodContext, task: Task, proposal: Proposal, shown: _Shown, index: int, purpose: Purpose
+) -> Candidate:
+    """Sample, check and judge one candidate."""
+    identity = (ctx.fingerprint, ctx.seed, task.example.row_id, proposal.stage, index)
+    request_id = content_id("completion", identity, shown.prompt_ids, shown.sampling.as_dict())
+    stops = ctx.tokens.stop_token_ids
+    request = Request(request_id, "target", shown.prompt_ids, shown.sampling, ctx.seed, stops, ctx.turn)
+    note = {"row_id": task.example.row_id, "prompt": proposal.prompt.label, "stage": proposal.stage}
+    completion = await ctx.queue.completion(request, note, purpose)
+    candidate = _check(ctx, task, proposal, request, completion)
+    if candidate.reason:
+        return candidate
+    asked = GuardInput(task.example.asked, candidate.thinking, candidate.answer, task.example.label or "")
+    said = await judge(ctx.queue, ctx.guards, asked)
+    return replace(candidate, reason=said.reason or _contradicts(task, said.refusal), verdict=said.verdict)
 
 
-def _request(shop: Workshop, task: Task, proposal: Proposal, index: int) -> Request | str:
-    """The request for one candidate, or the reason why it cannot be asked."""
-    prompt_ids = shop.tokens.prompt_ids(proposal.message, proposal.harmless, task.example.history)
+@dataclass(frozen=True)
+class _Shown:
+    """A proposal as the target sees it: its ids, and how much may follow."""
+
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+
+
+def _shown(ctx: MethodContext, task: Task, proposal: Proposal) -> _Shown | str:
+    """What is the same for every candidate of a proposal, or the reason why none can be asked."""
+    prompt_ids = ctx.tokens.prompt_ids(proposal.message, proposal.harmless, task.example.history)
     if prompt_ids is None:
         return "control_token"
+    assert ctx.sampling is not None
     # Both bounds are the row's own: another row's length must not change this request's identity.
-    room = min(shop.sampling.max_new_tokens, shop.sequence_len - len(task.prompt_ids))
-    if shop.max_positions is not None:
-        room = min(room, shop.max_positions - len(prompt_ids))
-    if room < min(_MIN_ROOM, shop.sampling.max_new_tokens):
+    room = min(ctx.sampling.max_new_tokens, ctx.sequence_len - len(task.prompt_ids))
+    if ctx.max_positions is not None:
+        room = min(room, ctx.max_positions - len(prompt_ids))
+    if room < min(_MIN_ROOM, ctx.sampling.max_new_tokens):
         return "prompt_too_long"
-    sampling = replace(shop.sampling, max_new_tokens=room)
-    identity = (shop.fingerprint, shop.seed, task.example.row_id, proposal.stage, index)
-    request_id = content_id("completion", identity, prompt_ids, sampling.as_dict())
-    return Request(request_id, "target", prompt_ids, sampling, shop.seed, shop.tokens.stop_token_ids)
+    return _Shown(prompt_ids, replace(ctx.sampling, max_new_tokens=room))
 
 
-def _check(shop: Workshop, task: Task, proposal: Proposal, request: Request) -> Candidate:
+def _check(
+    ctx: MethodContext, task: Task, proposal: Proposal, request: Request, completion: Completion | Failure
+) -> Candidate:
     """Everything about a completion that needs no guard."""
-    completion = shop.queue.completion(request)
     asked = (proposal.name, request.prompt_token_ids)
     if isinstance(completion, Failure):
         return Candidate(request.request_id, f"engine_{completion.reason}", *asked, stage=proposal.stage)
-    split = shop.tokens.split(completion.token_ids)
+    split = ctx.tokens.split(completion.token_ids)
     response = Response(task.example.prompt, split.thinking, split.answer, completion.token_ids)
     reason = check_form(response, completion.finish_reason, split.fault)
     if not reason and leaks(response, proposal.prompt):
@@ -201,7 +160,7 @@ def _check(shop: Workshop, task: Task, proposal: Proposal, request: Request) -> 
         reason = "copy"
     if not reason:
         reason = check_decision(split.answer, task.expect)
-    if not reason and len(task.prompt_ids) + len(completion.token_ids) > shop.sequence_len:
+    if not reason and len(task.prompt_ids) + len(completion.token_ids) > ctx.sequence_len:
         reason = "too_long"
     said = (completion.logprob, split.thinking, split.answer, completion.token_ids)
     return Candidate(request.request_id, reason, *asked, *said, stage=proposal.stage)

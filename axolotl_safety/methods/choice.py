@@ -13,15 +13,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from axolotl_safety.data.types import Outcome, Task
-from axolotl_safety.engines.queue import content_id, score_request
+from axolotl_safety.engines.base import ScoreRequest
+from axolotl_safety.engines.queue import content_id, gather, score_request
 
-from .candidates import Candidate, Tried, Workshop, accepted
+from .base import MethodContext
+from .candidates import Candidate, accepted
 
 # Weights flattened to a tenth of their exponent say next to nothing: then the first candidate is as good a choice.
 _LEAST_TEMPERING = 0.1
 
 
-def choose(shop: Workshop, task: Task, candidates: Sequence[Candidate]) -> Candidate | None:
+def choose(ctx: MethodContext, task: Task, candidates: Sequence[Candidate]) -> Candidate | None:
     """One of the accepted candidates of one proposal.
 
     ``first`` is the lowest index, never the first to arrive. A candidate that could not be scored is chosen only if
@@ -30,15 +32,15 @@ def choose(shop: Workshop, task: Task, candidates: Sequence[Candidate]) -> Candi
     sound = accepted(candidates)
     if not sound:
         return None
-    if shop.choice == "lowest_nll":
-        scored = [candidate for candidate in sound if candidate.nll is not None]
-        return min(scored, key=lambda candidate: candidate.nll or 0.0) if scored else sound[0]
-    if shop.choice == "resample":
-        return _resample(shop, task, [item for item in sound if item.log_weight is not None] or sound)
+    if ctx.choice == "lowest_nll":
+        known = [candidate for candidate in sound if candidate.nll is not None]
+        return min(known, key=lambda candidate: candidate.nll or 0.0) if known else sound[0]
+    if ctx.choice == "resample":
+        return _resample(ctx, task, [item for item in sound if item.log_weight is not None] or sound)
     return sound[0]
 
 
-def _resample(shop: Workshop, task: Task, sound: list[Candidate]) -> Candidate:
+def _resample(ctx: MethodContext, task: Task, sound: list[Candidate]) -> Candidate:
     """Draw by tempered weight; the draw depends on seed and row alone."""
     logs = [candidate.log_weight for candidate in sound]
     known = [value for value in logs if value is not None and math.isfinite(value)]
@@ -50,7 +52,7 @@ def _resample(shop: Workshop, task: Task, sound: list[Candidate]) -> Candidate:
     ess = effective_sample_size(known)
     if exponent < _LEAST_TEMPERING:
         return replace(sound[0], ess=ess, tempering=0.0)
-    rng = random.Random(content_id("resample", shop.seed, task.example.row_id))
+    rng = random.Random(content_id("resample", ctx.seed, task.example.row_id))
     (drawn,) = rng.choices(sound, weights=_weights(known, exponent))
     return replace(drawn, ess=ess, tempering=exponent)
 
@@ -87,48 +89,63 @@ def temper(log_weights: Sequence[float]) -> float:
     return low
 
 
-def score(shop: Workshop, tasks: Sequence[Task], tried: Tried) -> None:
-    """NLL of every accepted candidate and of the reference at the raw prompt; importance weights if they are used."""
-    raw, weighing = {}, {}
-    work = [score_request(shop, task.prompt_ids, task.reference_ids) for task in tasks if task.reference_ids]
-    for task in tasks:
-        for candidate in accepted(tried[task.key]):
-            key = (task.prompt_ids, candidate.token_ids)
-            raw[key] = score_request(shop, *key)
-            work.append(raw[key])
-            if shop.choice == "resample" and candidate.asked_ids != task.prompt_ids:
-                target = score_request(shop, *key, shop.sampling.temperature)
-                proposal = score_request(shop, candidate.asked_ids, candidate.token_ids, shop.sampling.temperature)
-                weighing[(candidate.request_id, *key)] = (target, proposal)
-                work += [target, proposal]
-    shop.queue.finish(work, "score", "NLL under the frozen target")
+async def scored(
+    ctx: MethodContext, task: Task, candidates: Sequence[Candidate]
+) -> tuple[list[Candidate], float | None]:
+    """The accepted candidates with their NLL at the raw prompt, and with importance weights if they are used.
 
-    def scored(task: Task, candidate: Candidate) -> Candidate:
-        if candidate.reason:
-            return candidate
-        key = (task.prompt_ids, candidate.token_ids)
-        log_weight = 0.0 if candidate.asked_ids == task.prompt_ids else None
-        if pair := weighing.get((candidate.request_id, *key)):
-            target, proposal = (shop.queue.logprob(request) for request in pair)
-            log_weight = None if target is None or proposal is None else target - proposal
-        return replace(candidate, nll=shop.queue.nll(raw[key]), log_weight=log_weight)
-
-    for task in tasks:
-        tried[task.key] = [scored(task, candidate) for candidate in tried[task.key]]
+    Returns:
+        The candidates in their order, and the NLL of the reference in nats per token, None without one.
+    """
+    marks = await gather([_scored(ctx, task, one) for one in candidates if not one.reason] + [_reference(ctx, task)])
+    *sound, reference = marks
+    left = iter(sound)
+    return [candidate if candidate.reason else next(left) for candidate in candidates], reference
 
 
-def outcome(shop: Workshop, task: Task, candidates: Sequence[Candidate], chosen: Candidate | None) -> Outcome:
+async def _reference(ctx: MethodContext, task: Task) -> float | None:
+    ids = task.reference_ids
+    return await ctx.queue.nll(_score(ctx, task.prompt_ids, ids)) if ids else None
+
+
+async def _scored(ctx: MethodContext, task: Task, candidate: Candidate) -> Candidate:
+    raw, ids = task.prompt_ids, candidate.token_ids
+    if ctx.choice != "resample" or candidate.asked_ids == raw:
+        log_weight = 0.0 if candidate.asked_ids == raw else None
+        return replace(candidate, nll=await ctx.queue.nll(_score(ctx, raw, ids)), log_weight=log_weight)
+    warmth = ctx.sampling.temperature
+    pair = (_score(ctx, raw, ids, warmth), _score(ctx, candidate.asked_ids, ids, warmth))
+    nll, target, proposal = await gather(
+        [ctx.queue.nll(_score(ctx, raw, ids)), *(ctx.queue.logprob(request) for request in pair)]
+    )
+    known = target is not None and proposal is not None
+    return replace(candidate, nll=nll, log_weight=target - proposal if known else None)
+
+
+def _score(
+    ctx: MethodContext, prompt_ids: tuple[int, ...], response_ids: tuple[int, ...], temperature: float = 1.0
+) -> ScoreRequest:
+    return score_request(ctx.fingerprint, prompt_ids, response_ids, temperature, ctx.turn)
+
+
+def outcome(
+    ctx: MethodContext,
+    task: Task,
+    candidates: Sequence[Candidate],
+    chosen: Candidate | None,
+    nll_reference: float | None,
+) -> Outcome:
     """Accepted with the chosen candidate, else rejected for the last candidate's reason.
 
     Args:
-        shop: what the method ran with.
+        ctx: what the method ran with.
         task: the row.
         candidates: everything that was tried for it, in order; at least one.
         chosen: what to train on, None if nothing was accepted.
+        nll_reference: of the foreign response at the raw prompt, None if there is none or it was not scored.
     """
     asked = [candidate for candidate in candidates if candidate.request_id]
     shown = chosen or candidates[-1]
-    reference = task.reference_ids
     return Outcome.of(
         task,
         status="accepted" if chosen else "rejected",
@@ -136,9 +153,9 @@ def outcome(shop: Workshop, task: Task, candidates: Sequence[Candidate], chosen:
         thinking=shown.thinking,
         answer=shown.answer,
         response_ids=chosen.token_ids if chosen else (),
-        nll_reference=shop.queue.nll(score_request(shop, task.prompt_ids, reference)) if reference else None,
+        nll_reference=nll_reference,
         nll_accepted=chosen.nll if chosen else None,
-        guard=", ".join(guard.name for guard in shop.guards),
+        guard=", ".join(guard.name for guard in ctx.guards),
         verdict=shown.verdict,
         proposal=shown.proposal,
         stage=shown.stage,

@@ -7,59 +7,75 @@ sample is a draw from the KL-optimal target of the paper's Lemma 4.1, up to temp
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from axolotl_safety.config import ThinkSafeConfig
+from axolotl_safety.config import AUTO, SafetyConfig, ThinkSafeConfig
 from axolotl_safety.config.prompts import STEERING_PROMPTS, Prompt, resolve_steering
-from axolotl_safety.data.types import Key, Outcome, Task
+from axolotl_safety.data.types import Outcome, Task
 
-from .candidates import Proposal, Tried, Workshop, accepted, attempt
-from .choice import choose, outcome, score
+from .base import AutoPrompt, Expected, Method, MethodContext
+from .candidates import Candidate, Proposal, accepted, attempts
+from .choice import choose, outcome, scored
 
 
-def run(shop: Workshop, config: ThinkSafeConfig, tasks: Sequence[Task]) -> list[Outcome]:
-    """Answer every row.
-
-    Returns:
-        One outcome per task, in order.
-    """
-    rungs = [resolve_steering(rung) for rung in config.ladder]
-    tried: Tried = defaultdict(list)
-    reached: dict[Key, int] = {}  # where the candidates of a row's last rung begin
-    benign = [task for task in tasks if task.label == "benign"]
-    harmful = [task for task in tasks if task.label != "benign"]
-    _climb(shop, config, STEERING_PROMPTS["none"], benign, tried, reached)
-    pending = harmful
+async def answer(task: Task, ctx: MethodContext) -> Outcome:
+    """Answer one row: rung by rung, each asked, checked and judged, until one yields a sound response."""
+    config: ThinkSafeConfig = ctx.config
+    rungs = [STEERING_PROMPTS["none"]] if task.label == "benign" else map(resolve_steering, config.ladder)
+    tried: list[Candidate] = []
     for rung in rungs:
-        _climb(shop, config, rung, pending, tried, reached)
-        pending = [task for task in pending if not accepted(tried[task.key])]
-    score(shop, tasks, tried)
-    return [
-        outcome(shop, task, tried[task.key], choose(shop, task, tried[task.key][reached[task.key] :])) for task in tasks
-    ]
+        reached = len(tried)
+        tried += await attempts(ctx, task, propose(ctx, rung, task), config.attempts, config.n)
+        if accepted(tried):
+            break
+    tried, nll_reference = await scored(ctx, task, tried)
+    return outcome(ctx, task, tried, choose(ctx, task, tried[reached:]), nll_reference)
 
 
-def _climb(
-    shop: Workshop,
-    config: ThinkSafeConfig,
-    rung: Prompt,
-    tasks: Sequence[Task],
-    tried: Tried,
-    reached: dict[Key, int],
-) -> None:
-    """Every attempt of one rung for the rows that nothing below it satisfied."""
-    proposals = {task.key: propose(rung, task) for task in tasks}
-    reached.update({task.key: len(tried[task.key]) for task in tasks})
-    pending = list(tasks)
-    for number in range(config.attempts):
-        indices = range(number * config.n, (number + 1) * config.n)
-        attempt(shop, pending, proposals, indices, f"answers, prompt {rung.name}, attempt {number + 1}", tried)
-        pending = [task for task in pending if not accepted(tried[task.key][reached[task.key] :])]
-
-
-def propose(rung: Prompt, task: Task) -> Proposal:
+def propose(ctx: MethodContext, rung: Prompt, task: Task) -> Proposal:
     """The message that the target sees for one row on one rung."""
     message = rung.render({"prompt": task.example.prompt})
     harmless = rung.render({"prompt": "x"})
     return Proposal(f"thinksafe/{rung.label}", rung, message, harmless, "", "", f"thinksafe/{rung.sha256[:16]}")
+
+
+def _auto(safety: SafetyConfig) -> AutoPrompt | None:
+    block = safety.thinksafe
+    if AUTO not in block.ladder:
+        return None
+
+    def harmful(tasks: Sequence[Task]) -> list[Task]:
+        return [replace(task, expect="refuse") for task in tasks if task.label == "harmful"]
+
+    def settle(chosen: str) -> ThinkSafeConfig:
+        ladder = tuple(chosen if rung == AUTO else rung for rung in block.ladder)
+        return block.model_copy(update={"ladder": ladder})
+
+    named = {name: prompt for name, prompt in STEERING_PROMPTS.items() if name not in ("none", *block.ladder)}
+    return AutoPrompt(named, harmful, propose, block.probe_rows, settle)
+
+
+def _prompts(safety: SafetyConfig) -> Mapping[str, Prompt]:
+    ladder = safety.thinksafe.ladder
+    shown = STEERING_PROMPTS.values() if AUTO in ladder else map(resolve_steering, ladder)
+    return {f"thinksafe/{prompt.label}": prompt for prompt in (STEERING_PROMPTS["none"], *shown)}
+
+
+# The paper (Figs. 9 and 10) kept 87 to 99.8 % of the steered and 89 to 99 % of the benign responses by its guard alone;
+# our checks ask for more. Unsteered acceptance and lengths are guesses for 1.5B to 8B models on short questions.
+_EXPECTED = Expected(
+    acceptance={"harmful": 0.85, "benign": 0.9},
+    tokens=lambda label, reference: {"harmful": 500, "benign": 1200}[label],
+    proposals={f"thinksafe/{STEERING_PROMPTS['none'].label}": 0.4},
+)
+
+THINKSAFE = Method(
+    "thinksafe",
+    answer,
+    reads_reference=False,
+    config=lambda safety: safety.thinksafe,
+    auto=_auto,
+    prompts=_prompts,
+    expected=_EXPECTED,
+)

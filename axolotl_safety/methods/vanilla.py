@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from axolotl_safety.data.types import Outcome, Task
 
-
-def run(sequence_len: int, tasks: Sequence[Task]) -> list[Outcome]:
-    """One outcome per task, in order; nothing is generated."""
-    return [_outcome(sequence_len, task) for task in tasks]
+from .base import Method, MethodContext
 
 
-def _outcome(sequence_len: int, task: Task) -> Outcome:
+async def answer(task: Task, ctx: MethodContext) -> Outcome:
+    """Take the reference for the answer; nothing is generated."""
     reference = task.reference_ids or ()
-    reason = "" if len(task.prompt_ids) + len(reference) <= sequence_len else "too_long"
+    reason = "" if len(task.prompt_ids) + len(reference) <= ctx.sequence_len else "too_long"
     return Outcome.of(
         task,
         status="rejected" if reason else "accepted",
@@ -25,3 +21,6 @@ def _outcome(sequence_len: int, task: Task) -> Outcome:
         proposal="vanilla",
         stage="original",
     )
+
+
+VANILLA = Method("vanilla", answer, reads_reference=True, generates=False)

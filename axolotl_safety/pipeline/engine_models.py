@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from axolotl_safety.config import SafetyConfig
+from axolotl_safety.config.prompts import CUSTOM
 from axolotl_safety.data.entries import Entry
 from axolotl_safety.engines.base import ModelSpec, Sampling
 from axolotl_safety.engines.choose import scores_at_any_temperature
 from axolotl_safety.engines.model_files import ModelFiles
 from axolotl_safety.guards.judge import Guard, ModelGuard
+from axolotl_safety.methods.base import method_named
 from axolotl_safety.util.errors import ConfigError
 
 # Words that a named prompt puts around a row, with room to spare; the policy around what a guard reads is longer.
@@ -53,7 +55,8 @@ def longest_sequence(
     reference = max((len(task.reference_ids or ()) for task in tasks), default=0)
     drawn = max((one.max_new_tokens for one in sampling.values()), default=0)
     # A literal template has at most one token per byte; the named ones are shorter than the allowance.
-    literal = max(len(text.encode()) for text in (safety.dgr.prompt, *safety.thinksafe.ladder))
+    shown = [prompt for method in sampling for prompt in method_named(method).prompts(safety).values()]
+    literal = max((len(prompt.template.encode()) for prompt in shown if prompt.name == CUSTOM), default=0)
     needed = prompt + max(reference, drawn) + drawn + _TEMPLATE_TOKENS + literal + 1
     return min(needed, window) if window else needed
 

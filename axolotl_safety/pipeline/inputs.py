@@ -1,6 +1,6 @@
 """What has to be known before anything is asked: models, rows, sampling, guards. No engine starts here.
 
-The stage and its plan both begin with `prepare`, so that what is planned is what runs.
+The stage and its plan both begin with `stage_inputs`, so that what is planned is what runs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from axolotl_safety.config import SafetyConfig
-from axolotl_safety.config.section import our_entries, section
+from axolotl_safety.config import SafetyConfig, SamplingConfig
+from axolotl_safety.config.section import our_entries
 from axolotl_safety.data.entries import Entry, read_entry
 from axolotl_safety.data.round_trip import check_round_trip
 from axolotl_safety.data.tokenizer import TargetTokenizer
@@ -23,13 +23,12 @@ from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.model_files import ModelFiles, load_model_files
 from axolotl_safety.engines.queue import WorkQueue
 from axolotl_safety.guards.judge import BuiltinGuard, Guard, load_guards
-from axolotl_safety.methods import run as at_work
-from axolotl_safety.methods.candidates import Workshop
+from axolotl_safety.methods.base import MethodContext, generating, may_answer, method_named
 from axolotl_safety.util.files import check_writable
 
 from .engine_models import engine_models, longest_sequence, refuse_resampling_without_scores, window_of
 from .sampling import resolve_sampling, warn_without_choice
-from .selection import refuse_unscorable, scores_rows, select_tasks
+from .selection import reference_nlls, refuse_unscorable, scores_rows, select_tasks
 
 # Raised when the same request would mean another draw (what a field of it says, how a seed is used): journals of before
 # then answer nothing.
@@ -37,7 +36,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Prepared:
+class StageInputs:
     """Everything that the stage needs but an engine.
 
     Attributes:
@@ -77,16 +76,23 @@ class Prepared:
         longest = longest_sequence(self.safety, self.entries, self.sampling, self.window)
         return engine_models(self.files, longest, self.guards, self.sequence_len)
 
-    def selected(self, queue: WorkQueue | None) -> Prepared:
-        """With no more rows per entry than `max_rows` says; the same again where that is done already.
+    @property
+    def chosen_by_score(self) -> bool:
+        """Whether the rows that `max_rows` takes are known only once the engine has scored their references."""
+        return scores_rows(self.safety, self.entries)
 
-        Args:
-            queue: asked for scores where the choice needs them; None draws as many rows instead, as a plan does.
+    async def selected_by(self, queue: WorkQueue) -> StageInputs:
+        """With no more rows per entry than `max_rows` says, scored where the choice needs it.
 
         Raises:
             StageError: scores are missing and no engine may start.
         """
-        return replace(self, entries=tuple(select_tasks(self.safety, self.entries, queue, self.fingerprint)))
+        nlls = await reference_nlls(self.safety, self.entries, queue, self.fingerprint)
+        return replace(self, entries=tuple(select_tasks(self.safety, self.entries, nlls)))
+
+    def selected(self) -> StageInputs:
+        """The same without asking: as many rows as a score would choose are drawn by seed, as a plan does."""
+        return replace(self, entries=tuple(select_tasks(self.safety, self.entries)))
 
     def open_journals(self, read_only: bool = False) -> dict[str, Journal]:
         """One journal per model; none if nothing is asked."""
@@ -94,53 +100,67 @@ class Prepared:
             return {}
         return open_journals(self.work_dir, self.fingerprint, self.guards, read_only)
 
-    def workshops(self, queue: WorkQueue) -> dict[str, Workshop]:
-        """What each generating method works with."""
-        model = (self.fingerprint, self.window, self.sequence_len)
+    def contexts(self, queue: WorkQueue) -> dict[str, MethodContext]:
+        """What each method works with: those of the entries, and those that rows may be handed to."""
+        names = {*self.sampling, *(entry.method for entry in self.entries)}
         return {
-            method: Workshop(queue, self.tokens, self.guards, *model, drawn, self.safety.seed, self.safety.choice)
-            for method, drawn in self.sampling.items()
+            name: MethodContext(
+                method_named(name).config(self.safety),
+                queue,
+                self.tokens,
+                self.guards,
+                self.fingerprint,
+                self.window,
+                self.sequence_len,
+                self.sampling.get(name),
+                self.safety.seed,
+                self.safety.choice,
+            )
+            for name in sorted(names)
         }
 
 
-def prepare(cfg: Any, backend: str | None = None, engine: bool = False) -> Prepared:
+def stage_inputs(cfg: Any, safety: SafetyConfig, backend: str | None = None, engine: bool = False) -> StageInputs:
     """Read models, rows and guards, and check that they go together.
 
     Args:
         cfg: the final Axolotl config.
+        safety: its section.
         backend: assume this one without looking for it; a plan for another machine does.
         engine: find the engine even where nothing is generated.
 
     Raises:
         ConfigError, DataError, ModelError: something cannot work.
     """
-    safety = section(cfg)
     check_writable(Path(safety.work_dir))
     methods = our_entries(cfg)
-    generates = any(method != "vanilla" for method in methods.values())
+    generates = any(method_named(method).generates for method in methods.values())
     files = load_target(cfg, safety)
     think = (safety.think.open, safety.think.close) if safety.think else None
     tokens = TargetTokenizer(files.tokenizer, files.stop_token_ids, think)
-    entries = [read_entry(cfg, safety, tokens, index, method) for index, method in methods.items()]
+    entries = [
+        read_entry(cfg, safety, tokens, index, method, method_named(method).reads_reference)
+        for index, method in methods.items()
+    ]
     for entry in entries:
         refuse_unscorable(safety, entry.method, entry.options, entry.source.name)
     check_round_trip(tokens, [text for entry in entries for text in entry.sample_texts()], files.tokenizer_file)
     sampling = {
         method: resolve_sampling(
             safety,
-            getattr(safety, method).sampling,
+            _own_sampling(safety, method),
             cfg.sequence_len,
-            [entry for entry in entries if at_work.may_answer(safety, method, entry.method)],
+            [entry for entry in entries if may_answer(safety, method, entry.method)],
             files.family,
         )
-        for method in at_work.generating(safety, methods.values())
+        for method in generating(safety, list(methods.values()))
     }
     warn_without_choice(safety, sampling)
     guards = load_guards(safety.guard) if generates else []
     unchosen = scores_rows(safety, entries)
     backend = (backend or choose_backend(safety.engine)) if generates or engine or unchosen else "none"
     refuse_resampling_without_scores(safety.choice, sampling, backend)
-    prepared = Prepared(
+    inputs = StageInputs(
         safety=safety,
         base_model=str(cfg.base_model),
         sequence_len=cfg.sequence_len,
@@ -154,7 +174,11 @@ def prepare(cfg: Any, backend: str | None = None, engine: bool = False) -> Prepa
         fingerprint=target_fingerprint(files, safety, backend),
     )
     # Rows that are chosen by a score wait for the engine.
-    return prepared if unchosen else prepared.selected(None)
+    return inputs if unchosen else inputs.selected()
+
+
+def _own_sampling(safety: SafetyConfig, method: str) -> SamplingConfig:
+    return getattr(method_named(method).config(safety), "sampling", SamplingConfig())
 
 
 def load_target(cfg: Any, safety: SafetyConfig) -> ModelFiles:

@@ -172,12 +172,12 @@ def log_funnel(source: str, method: str, manifest: dict[str, Any]) -> None:
     LOG.info("\n".join(lines))
 
 
-def warnings_of(rows: Sequence[Outcome], methods: Iterable[str], kl: bool) -> list[str]:
+def warnings_of(rows: Sequence[Outcome], generates: bool, kl: bool) -> list[str]:
     """What a user should know of the rows as a whole before training on them.
 
     Args:
         rows: of all dataset entries.
-        methods: by which they were made.
+        generates: whether any was to be made by the target.
         kl: whether ``safety.kl`` is set.
     """
     found = []
@@ -185,7 +185,7 @@ def warnings_of(rows: Sequence[Outcome], methods: Iterable[str], kl: bool) -> li
     benign = any(row.label == "benign" for row in trained)
     if kl and not benign:
         found.append("safety.kl is set and no row is benign: no token is compared with the frozen model.")
-    if {"dgr", "thinksafe"} & set(methods) and not benign:
+    if generates and not benign:
         found.append(
             "no benign rows: a model trained on refusals alone tends to refuse everything. Check over-refusal after "
             "training, or let the model answer benign prompts too:\n"

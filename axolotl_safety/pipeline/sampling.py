@@ -9,6 +9,7 @@ from typing import Any
 from axolotl_safety.config import SafetyConfig, SamplingConfig
 from axolotl_safety.data.entries import Entry
 from axolotl_safety.engines.base import Sampling
+from axolotl_safety.methods.base import method_named
 from axolotl_safety.util.errors import ConfigError
 
 LOG = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ _DEFAULT_MAX_NEW_TOKENS = 4096
 def warn_without_choice(safety: SafetyConfig, methods: Iterable[str]) -> None:
     """Say so when there is a choice to make and only one candidate to choose from."""
     methods = list(methods)
-    if safety.choice != "first" and methods and all(getattr(safety, method).n == 1 for method in methods):
+    blocks = [method_named(method).config(safety) for method in methods]
+    if safety.choice != "first" and methods and all(getattr(block, "n", 1) == 1 for block in blocks):
         LOG.warning(
             "safety.choice: %s chooses among the candidates of one attempt, and n is 1. Set %s.n to 4, say, or leave "
             "choice out.",

@@ -12,7 +12,7 @@ import logging
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,8 +20,11 @@ import numpy as np
 from axolotl_safety.config import DatasetOptions, SafetyConfig
 from axolotl_safety.data.entries import Entry
 from axolotl_safety.data.sources import seeded_order
-from axolotl_safety.data.types import Task
-from axolotl_safety.engines.queue import WorkQueue, target_score
+from axolotl_safety.data.types import Key, Task
+from axolotl_safety.engines.progress import Progress
+from axolotl_safety.engines.queue import WorkQueue, score_request
+from axolotl_safety.methods.base import method_named
+from axolotl_safety.methods.run import bounded
 from axolotl_safety.util.errors import ConfigError
 
 LOG = logging.getLogger(__name__)
@@ -42,30 +45,46 @@ def refuse_unscorable(safety: SafetyConfig, method: str, options: DatasetOptions
     Raises:
         ConfigError: naming the line that helps.
     """
-    if method == "thinksafe" and _rule(safety, options) == "lowest_nll" and (options.max_rows or safety.max_rows):
+    scores = _rule(safety, options) == "lowest_nll" and (options.max_rows or safety.max_rows)
+    if scores and not method_named(method).reads_reference:
         raise ConfigError(
             f"datasets: {source!r}: select lowest_nll takes the rows whose reference the model finds likeliest, and "
-            "type axolotl_safety.thinksafe reads no reference. Put safety: {select: random} or {select: diverse} on "
-            "this dataset."
+            f"type axolotl_safety.{method} reads no reference. Put safety: {{select: random}} or {{select: diverse}} "
+            "on this dataset."
         )
 
 
 def select_tasks(
-    safety: SafetyConfig, entries: Sequence[Entry], queue: WorkQueue | None, fingerprint: str
+    safety: SafetyConfig, entries: Sequence[Entry], nlls: Mapping[Key, float | None] | None = None
 ) -> list[Entry]:
     """The entries with no more rows than `max_rows` says.
 
     Args:
         safety: the section.
         entries: with every usable row.
-        queue: asked for the references' log-probabilities where `lowest_nll` needs them; None takes as many rows, drawn
-            by seed (a plan asks nothing).
-        fingerprint: the target's.
+        nlls: from `reference_nlls`, where `lowest_nll` needs them; None takes as many rows, drawn by seed (a plan asks
+            nothing).
+    """
+    return [_narrowed(safety, entry, nlls) for entry in entries]
+
+
+async def reference_nlls(
+    safety: SafetyConfig, entries: Sequence[Entry], queue: WorkQueue, fingerprint: str
+) -> dict[Key, float | None]:
+    """NLL of the references that `lowest_nll` chooses by, in nats per token at the raw prompt.
 
     Raises:
         StageError: scores are missing and no engine may start.
     """
-    return [_narrowed(safety, entry, queue, fingerprint) for entry in entries]
+    asked = [task for entry in entries if scores_rows(safety, [entry]) for task in entry.tasks]
+
+    async def nll(task: Task) -> float | None:
+        found = await queue.nll(score_request(fingerprint, task.prompt_ids, task.reference_ids or ()))
+        progress.done()
+        return found
+
+    with Progress("references scored, for select: lowest_nll", len(asked), queue) as progress:
+        return dict(zip([task.key for task in asked], await bounded(asked, nll), strict=True))
 
 
 def _rule(safety: SafetyConfig, options: DatasetOptions) -> str:
@@ -78,7 +97,7 @@ def _limit(safety: SafetyConfig, entry: Entry) -> int | None:
     return limit if limit is not None and limit < len(entry.tasks) else None
 
 
-def _narrowed(safety: SafetyConfig, entry: Entry, queue: WorkQueue | None, fingerprint: str) -> Entry:
+def _narrowed(safety: SafetyConfig, entry: Entry, nlls: Mapping[Key, float | None] | None) -> Entry:
     limit = _limit(safety, entry)
     if limit is None:
         return entry
@@ -86,8 +105,8 @@ def _narrowed(safety: SafetyConfig, entry: Entry, queue: WorkQueue | None, finge
     ids = [task.example.row_id for task in entry.tasks]
     drawn = {row_id: place for place, row_id in enumerate(seeded_order(ids, safety.seed))}
     tasks = sorted(entry.tasks, key=lambda task: drawn[task.example.row_id])
-    if rule == "lowest_nll" and queue is not None:
-        tasks = _by_nll(tasks, queue, fingerprint)
+    if rule == "lowest_nll" and nlls is not None:  # one that cannot be scored comes last
+        tasks.sort(key=lambda task: math.inf if (nll := nlls[task.key]) is None else nll)
     elif rule == "diverse":
         prompts = [task.example.prompt for task in tasks]
         groups = ["; ".join(task.example.categories) for task in tasks]
@@ -95,15 +114,6 @@ def _narrowed(safety: SafetyConfig, entry: Entry, queue: WorkQueue | None, finge
     chosen = {task.example.row_id for task in tasks[:limit]}
     LOG.info("%s: %d of %d usable rows taken (select: %s)", entry.source.name, limit, len(entry.tasks), rule)
     return replace(entry, tasks=tuple(task for task in entry.tasks if task.example.row_id in chosen))
-
-
-def _by_nll(tasks: Sequence[Task], queue: WorkQueue, fingerprint: str) -> list[Task]:
-    """The likeliest reference first, in nats per token at the raw prompt; one that cannot be scored last."""
-    asked = [target_score(fingerprint, task.prompt_ids, task.reference_ids or ()) for task in tasks]
-    queue.finish(asked, "score", "NLL of the references, for select: lowest_nll")
-    found = [queue.nll(request) for request in asked]
-    order = sorted(range(len(tasks)), key=lambda place: math.inf if found[place] is None else found[place])
-    return [tasks[place] for place in order]
 
 
 def diverse_order(prompts: Sequence[str], groups: Sequence[str], count: int) -> list[int]:

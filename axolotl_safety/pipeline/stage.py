@@ -14,29 +14,30 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from axolotl_safety.commands.plan.gate import check_plan
-from axolotl_safety.config.prompts import prompts_in_use
+from axolotl_safety.config import SafetyConfig
 from axolotl_safety.config.section import section
 from axolotl_safety.config.work_dir import LATEST, REPORT
-from axolotl_safety.data.types import Outcome
-from axolotl_safety.engines.base import Engine, EngineFigures, ModelSpec
+from axolotl_safety.engines.base import Engine, EngineFigures
 from axolotl_safety.engines.choose import start_engine
 from axolotl_safety.engines.gpu.given_back import require_given_back
+from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.queue import WorkQueue
 from axolotl_safety.guards.judge import check_remote
-from axolotl_safety.methods import run as at_work
+from axolotl_safety.methods.base import method_named
+from axolotl_safety.methods.run import Answered, answer_rows
 from axolotl_safety.util.errors import ConfigError, NothingAccepted
 from axolotl_safety.util.files import write_atomically, writing_in
+from axolotl_safety.util.loop import run_async
 
-from .cache import remember
-from .inputs import Prepared, prepare
+from .inputs import StageInputs, stage_inputs
 from .manifest import entry_manifest, log_funnel, record_run, warnings_of
 from .writer import write_dataset
 
 LOG = logging.getLogger(__name__)
+Gate = Callable[[Any, StageInputs, dict[str, Journal]], Any]
 
 
-def refuse_adapter_below(cfg: Any) -> None:
+def check_adapter_below(cfg: Any) -> None:
     """Refuse to generate for an adapter that the engine would not see.
 
     Only training is refused: inference, evaluation and merging name ``lora_model_dir`` as a matter of course.
@@ -51,15 +52,18 @@ def refuse_adapter_below(cfg: Any) -> None:
         )
 
 
-def config_hash(cfg: Any) -> str:
+def config_hash(cfg: Any, safety: SafetyConfig) -> str:
     """Hash of what the stage is asked to do, for telling launches apart (not for caching)."""
     datasets = [dict(entry) for entry in cfg.datasets or []]
-    text = json.dumps([cfg.base_model, section(cfg).model_dump(), datasets], sort_keys=True, default=str)
+    text = json.dumps([cfg.base_model, safety.model_dump(), datasets], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def run_stage(
-    cfg: Any, allow_engine: bool = True, make_engine: Callable[..., Engine] = start_engine
+    cfg: Any,
+    allow_engine: bool = True,
+    make_engine: Callable[..., Engine] = start_engine,
+    gate: Gate | None = None,
 ) -> dict[int, dict[str, Any]]:
     """Do everything between the YAML and Axolotl's loader.
 
@@ -67,122 +71,109 @@ def run_stage(
         cfg: the final Axolotl config.
         allow_engine: False to serve only what is finished.
         make_engine: how an engine is started; tests script one.
+        gate: called before an engine starts; raises if what is left cannot fit this machine or takes too long.
 
     Returns:
         By dataset index: ``{"hash": ..., "train": path, "rows": count}``.
 
     Raises:
-        ConfigError, DataError, ModelError: before any engine starts; also if it cannot fit this machine or takes longer
-            than ``safety.max_hours``.
+        ConfigError, DataError, ModelError: before any engine starts.
         NothingAccepted: of one of the datasets; rows, manifests and what the report reads are written.
         StageError: an engine is needed and not allowed, it left GPU memory taken, or the disk does not take what is
             written.
     """
     started = time.monotonic()
-    prepared = prepare(cfg)
-    with writing_in(prepared.work_dir):
-        return _run(cfg, prepared, allow_engine, make_engine, started)
+    inputs = stage_inputs(cfg, section(cfg))
+    with writing_in(inputs.work_dir):
+        journals = inputs.open_journals()
 
+        def start() -> Engine:
+            if gate is not None:
+                gate(cfg, inputs, journals)
+            return start_inputs(inputs, make_engine)
 
-def _run(
-    cfg: Any, prepared: Prepared, allow_engine: bool, make_engine: Callable[..., Engine], started: float
-) -> dict[int, dict[str, Any]]:
-    journals = prepared.open_journals()
-
-    def start() -> Engine:
-        check_plan(cfg, prepared, journals)
-        return start_prepared(prepared, make_engine)
-
-    queue = WorkQueue(journals, start if allow_engine else None)
-    try:
-        prepared = prepared.selected(queue)
-        outcomes, probed = answer(prepared, queue)
-    finally:
-        queue.close()
-        record_run(prepared.work_dir, prepared.backend, queue)
-    figures = queue.engine.figures if queue.engine else EngineFigures()
-    outputs = _deliver(prepared, outcomes, probed, queue, figures, started)
-    warnings = warnings_of(
-        [row for rows in outcomes.values() for row in rows],
-        {entry.method for entry in prepared.entries},
-        prepared.safety.kl is not None,
-    )
-    for warning in warnings:
-        LOG.warning("%s", warning)
-    remember(cfg, prepared, [journal.path for journal in journals.values()], outputs, warnings)
+        queue = WorkQueue(journals, start if allow_engine else None)
+        try:
+            selected, answered = run_async(answer(inputs, queue))
+        finally:
+            record_run(inputs.work_dir, inputs.backend, queue)
+        figures = queue.engine.figures if queue.engine else EngineFigures()
+        outputs = _deliver(selected, answered, queue, figures, started)
     require_given_back(figures)  # last, so that the next run finds everything done
     return outputs
 
 
-def start_prepared(prepared: Prepared, make_engine: Callable[..., Engine] = start_engine) -> Engine:
+def start_inputs(inputs: StageInputs, make_engine: Callable[..., Engine] = start_engine) -> Engine:
     """The engine for a stage; a judge that cannot be asked ends the run before a model loads.
 
     Raises:
         ConfigError: an endpoint does not answer.
     """
-    check_remote(prepared.guards)
+    check_remote(inputs.guards)
     return make_engine(
-        prepared.safety.engine,
-        prepared.backend,
-        prepared.work_dir,
-        prepared.models,
-        prepared.base_model,
-        prepared.files.tokenizer,
+        inputs.safety.engine,
+        inputs.backend,
+        inputs.work_dir,
+        inputs.models,
+        inputs.base_model,
+        inputs.files.tokenizer,
     )
 
 
-def answer(prepared: Prepared, queue: WorkQueue) -> tuple[dict[int, list[Outcome]], dict[str, Any]]:
-    """Answer every row through this queue.
+async def answer(inputs: StageInputs, queue: WorkQueue) -> tuple[StageInputs, Answered]:
+    """Choose the rows and answer every one of them through this queue, which is closed then.
 
     Returns:
-        Outcomes by dataset index, in source order; and what `auto` found, by method.
+        The inputs with the chosen rows, and what became of these.
     """
-    return at_work.run(prepared.workshops(queue), prepared.safety, prepared.entries, prepared.sequence_len)
+    async with queue:
+        if inputs.chosen_by_score:
+            inputs = await inputs.selected_by(queue)
+        return inputs, await answer_rows(inputs.contexts(queue), inputs.safety, inputs.entries, queue)
 
 
-def provenance(prepared: Prepared, probed: dict[str, Any], figures: EngineFigures) -> dict[str, Any]:
+def provenance(inputs: StageInputs, auto: dict[str, Any], figures: EngineFigures) -> dict[str, Any]:
     """What a manifest says of models, engine, guards and settings."""
-    safety, files, guards = prepared.safety, prepared.files, prepared.guards
+    safety, files, guards = inputs.safety, inputs.files, inputs.guards
+    methods = [method_named(name) for name in inputs.sampling]
+    prompts = {name: prompt.sha256 for method in methods for name, prompt in method.prompts(safety).items()}
+    blocks = {method.name: method.config(safety) for method in methods}
     return {
-        "model": {"name": prepared.base_model, "fingerprint": files.fingerprint, **told(files.spec, prepared.backend)},
-        "engine": {"backend": prepared.backend, **asdict(figures)},
+        "model": {"name": inputs.base_model, "fingerprint": files.fingerprint, **model_record(inputs)},
+        "engine": {"backend": inputs.backend, **asdict(figures)},
         "guards": [{"name": guard.name, "heuristic": guard.heuristic} for guard in guards],
         "guard_settings": [one.model_dump(exclude_defaults=True) for one in safety.guard] if guards else [],
-        "sampling": {method: drawn.as_dict() for method, drawn in prepared.sampling.items()},
-        "prompts": prompts_in_use(safety, prepared.sampling),
+        "sampling": {method: drawn.as_dict() for method, drawn in inputs.sampling.items()},
+        "prompts": prompts,
         "seed": safety.seed,
         "choice": safety.choice,
-        "auto": probed,
-        **{method: getattr(safety, method).model_dump() for method in prepared.sampling},
-        "sequence_len": prepared.sequence_len,
+        "auto": auto,
+        **{name: block.model_dump() for name, block in blocks.items() if block is not None},
+        "sequence_len": inputs.sequence_len,
     }
 
 
-def told(spec: ModelSpec, backend: str) -> dict[str, Any]:
-    """A model for the manifest. How a server holds its weights is not known."""
+def model_record(inputs: StageInputs) -> dict[str, Any]:
+    """The target for the manifest. How a server holds its weights is not known."""
     unknown = {"dtype": "unknown (the server's)", "quantization": "unknown (the server's)"}
-    return asdict(spec) | (unknown if backend == "openai" else {})
+    return asdict(inputs.files.spec) | (unknown if inputs.backend == "openai" else {})
 
 
 def _deliver(
-    prepared: Prepared,
-    outcomes: dict[int, list[Outcome]],
-    probed: dict[str, Any],
-    queue: WorkQueue,
-    figures: EngineFigures,
-    started: float,
+    inputs: StageInputs, answered: Answered, queue: WorkQueue, figures: EngineFigures, started: float
 ) -> dict[int, dict[str, Any]]:
-    work_dir, kl = prepared.work_dir, prepared.safety.kl is not None
-    common = provenance(prepared, probed, figures)
+    """Write what Axolotl loads, and say what became of the rows."""
+    work_dir, kl = inputs.work_dir, inputs.safety.kl is not None
+    common = provenance(inputs, answered.auto, figures)
     outputs, nothing = {}, []
-    for entry in prepared.entries:
-        rows = outcomes[entry.index]
+    for entry in inputs.entries:
+        rows = answered.outcomes[entry.index]
         manifest = entry_manifest(entry.method, entry.source, entry.adapter, rows, queue, figures, started) | common
         log_funnel(entry.source.name, entry.method, manifest)
         trained = manifest["funnel"]["trained"]
         if not trained:
             nothing.append(f"{entry.source.name!r}: no row was accepted. Reasons: {manifest['reasons']}.")
-        digest, train = write_dataset(work_dir, rows, manifest, kl, prepared.tokens.thought_length)
+        digest, train = write_dataset(work_dir, rows, manifest, kl, inputs.tokens.thought_length)
         LOG.info("%s: %d rows in %s", entry.source.name, trained, train if trained else train.parent)
         outputs[entry.index] = {"hash": digest, "train": str(train), "rows": trained}
     latest = {index: output["hash"] for index, output in outputs.items()}
@@ -192,4 +183,7 @@ def _deliver(
             f"{' '.join(nothing)} There is nothing to train on. Look at the samples in {work_dir / REPORT}; try "
             "another prompt, more attempts or a longer max_new_tokens, or take the dataset out of the YAML."
         )
+    generates = any(method_named(entry.method).generates for entry in inputs.entries)
+    for warning in warnings_of([row for rows in answered.outcomes.values() for row in rows], generates, kl):
+        LOG.warning("%s", warning)
     return outputs

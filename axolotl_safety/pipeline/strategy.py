@@ -36,14 +36,13 @@ class FinishedDataset(DatasetWrappingStrategy):
         from axolotl_safety.config.section import section
         from axolotl_safety.util.files import check_writable
 
-        from .cache import recall
         from .ranks import exclusive
         from .stage import run_stage
 
-        check_writable(Path(section(self._cfg).work_dir))
-
-        with exclusive(Path(section(self._cfg).work_dir)):
-            outputs = recall(self._cfg) or run_stage(self._cfg, allow_engine=False)
+        work_dir = Path(section(self._cfg).work_dir)
+        check_writable(work_dir)
+        with exclusive(work_dir):
+            outputs = run_stage(self._cfg, allow_engine=False)
         for index, entry in enumerate(self._cfg.datasets):
             same = (entry.path, entry.type, entry.field_model)  # register() put the entry's index into field_model
             if same == (self._entry.path, self._entry.type, self._entry.field_model):

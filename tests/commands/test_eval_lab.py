@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import eval_helpers as helpers
 import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from support import engines as engine_helpers
+from support import evaluation as helpers
 from support import tiny
 from transformers import AutoModelForCausalLM
 

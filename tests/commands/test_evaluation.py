@@ -10,11 +10,11 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
-import eval_helpers as helpers
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
+from support import evaluation as helpers
 from support import tiny
 
 from axolotl_safety.commands.evaluate import after_training, lm_eval_task

@@ -19,9 +19,10 @@ from axolotl_safety.commands.plan.report import as_json, duration, show, show_tr
 from axolotl_safety.commands.plan.requests import Walk, Wanted, attempts, walk
 from axolotl_safety.commands.plan.shift import measure_shift
 from axolotl_safety.commands.plan.trial import spread, try_rows
+from axolotl_safety.config.section import section
 from axolotl_safety.engines.journal import Journal
-from axolotl_safety.guards.judge import ORIGINALS
-from axolotl_safety.pipeline.inputs import prepare
+from axolotl_safety.engines.queue import Purpose
+from axolotl_safety.pipeline.inputs import stage_inputs
 from axolotl_safety.pipeline.stage import run_stage
 from axolotl_safety.util.errors import ConfigError
 from axolotl_safety.util.terminal import visible
@@ -31,7 +32,7 @@ CARD = Place((CARDS["rtx4090"],))
 
 
 def plan_of(cfg, place=CPU, sample=None):
-    prepared = prepare(cfg)
+    prepared = stage_inputs(cfg, section(cfg))
     return make_plan(cfg, prepared, prepared.open_journals(read_only=True), place, sample)
 
 
@@ -44,8 +45,8 @@ def test_a_fresh_plan_counts_what_the_stage_asks_first(tmp_path, models):
     assert entry.rows == {"harmful": 20} and entry.expected == 40 and entry.held == 0
     start, engines = scripted(model, "qwen3")
     run_stage(cfg, make_engine=start)
-    rewrites = next(phase for phase in plan.load.phases if phase.title == "rewrites")
-    journal = prepare(cfg).open_journals(read_only=True)["target"]
+    rewrites = next(phase for phase in plan.load.phases if phase.title == "dgr/rewrite@1, attempt 1")
+    journal = stage_inputs(cfg, section(cfg)).open_journals(read_only=True)["target"]
     asked = [key for key in journal.keys() if key[0] == "completion"]
     assert rewrites.requests == len(asked) == 40
     scores = [phase for phase in plan.load.phases if phase.title == "scores"]
@@ -85,19 +86,19 @@ def test_a_sample_stands_for_all_rows(tmp_path, models):
     assert written[1] == pytest.approx(written[0], rel=0.05)
 
 
-def wanted(row: str, title: str, kind: str = "completion") -> Wanted:
-    return Wanted(kind, title, "target", row, "transform", 10, 100)
+def wanted(row: str, number: int, kind: str = "completion", purpose: str = "attempt") -> Wanted:
+    return Wanted(kind, Purpose(purpose, "dgr/rewrite@1", number), "target", row, 10, 100)
 
 
 def test_a_further_attempt_counts_with_the_chance_that_it_is_needed():
     found = Walk(
         wanted=[
-            *(wanted("a", "rewrites") for _ in range(2)),
-            wanted("a", "rewrites, retry 1"),
-            wanted("b", "rewrites, retry 1"),
-            wanted("b", "rewrites, retry 2"),
-            wanted("", ORIGINALS, "verdict"),
-            wanted("", "guard verdicts", "verdict"),
+            *(wanted("a", 0) for _ in range(2)),
+            wanted("a", 1),
+            wanted("b", 1),
+            wanted("b", 2),
+            wanted("", 0, "verdict", "original"),
+            wanted("", 0, "verdict", ""),
         ]
     )
     weights, left = attempts(found, lambda one: 0.5)
@@ -197,7 +198,7 @@ def test_report_and_json_say_the_same(tmp_path, models):
 def test_tried_rows_are_the_real_runs_rows(tmp_path, models):
     model = models("qwen3")
     cfg = config(tmp_path, model, safechain_rows(20), method="thinksafe")
-    prepared = prepare(cfg)
+    prepared = stage_inputs(cfg, section(cfg))
     start = scripted_by_prompt(model, thinksafe_answer)
     trial = try_rows(cfg, prepared, plan_of(cfg), 6, make_engine=start)
     assert sorted(outcome.label for outcome in trial.outcomes) == ["benign"] * 3 + ["harmful"] * 3
@@ -217,7 +218,8 @@ def test_a_trial_takes_turns_among_entries_and_labels(tmp_path, models):
     rows = tiny.write_rows(tmp_path / "direct.jsonl", tiny.direct_refusal_rows(10))
     cfg = config(tmp_path, models("qwen3"), safechain_rows(10), method="thinksafe")
     cfg.datasets.append({"path": str(rows), "type": "axolotl_safety.dgr"})
-    few = spread(prepare(DictDefault(cfg.to_dict())), 8)
+    cfg = DictDefault(cfg.to_dict())
+    few = spread(stage_inputs(cfg, section(cfg)), 8)
     counts = [[task.label for task in entry.tasks] for entry in few.entries]
     assert sorted(counts[0]) == ["benign"] * 3 + ["harmful"] * 3 and counts[1] == ["harmful"] * 2
 
@@ -227,7 +229,7 @@ def test_what_a_model_writes_cannot_steer_the_terminal(tmp_path, models):
     evil = "\x1b]0;owned\x07\x1b[31m[bold]no[/bold]\u202eabc\r\x9b2J"
     cfg = config(tmp_path, model, safechain_rows(4), method="thinksafe")
     start = scripted_by_prompt(model, lambda shown, request: f"<think>\nhm {evil}\n</think>\n\nI can't help. {evil}")
-    trial = try_rows(cfg, prepare(cfg), plan_of(cfg), 4, make_engine=start)
+    trial = try_rows(cfg, stage_inputs(cfg, section(cfg)), plan_of(cfg), 4, make_engine=start)
     with open(tmp_path / "shown.txt", "w", encoding="utf-8") as file:
         show_trial(Console(file=file, width=100, force_terminal=False), trial)
     shown = (tmp_path / "shown.txt").read_text(encoding="utf-8")
@@ -241,7 +243,7 @@ def test_shift_is_the_mean_over_references_and_goes_through_the_journal(tmp_path
     model = models("qwen3")
     rows = tiny.direct_refusal_rows(12)
     cfg = config(tmp_path, model, rows, method="vanilla")
-    prepared = prepare(cfg, engine=True)
+    prepared = stage_inputs(cfg, section(cfg), engine=True)
     start, engines = scripted(model, "qwen3")
     (harmful, everything) = measure_shift(cfg, prepared, 5, make_engine=start)
     assert (harmful.label, everything.label, harmful.rows) == ("harmful", "all", 5)
@@ -253,13 +255,14 @@ def test_shift_is_the_mean_over_references_and_goes_through_the_journal(tmp_path
     measure_shift(cfg, prepared, 5, make_engine=lambda *_: pytest.fail("scored again"))
     # The stage asks for the same scores: what was measured is not measured again.
     dgr = config(tmp_path, model, rows, dgr={"retries": 0})
-    assert walk(prepare(dgr), prepare(dgr).open_journals(read_only=True)).held["score"] == 5
+    inputs = stage_inputs(dgr, section(dgr))
+    assert walk(inputs, inputs.open_journals(read_only=True)).held["score"] == 5
 
 
 def test_shift_of_a_set_that_is_to_be_answered_anew(tmp_path, models):
     cfg = config(tmp_path, models("qwen3"), safechain_rows(10), method="thinksafe")
     start, engines = scripted(models("qwen3"), "qwen3")
-    found = measure_shift(cfg, prepare(cfg, engine=True), 10, make_engine=start)
+    found = measure_shift(cfg, stage_inputs(cfg, section(cfg), engine=True), 10, make_engine=start)
     assert [(one.label, one.rows) for one in found] == [("harmful", 5), ("benign", 5), ("all", 10)]
 
 
@@ -276,6 +279,6 @@ def test_a_plan_of_auto_counts_the_probing_and_announces_no_choice(tmp_path, mod
     cfg = config(tmp_path, models("qwen3"), tiny.direct_refusal_rows(10), dgr={"prompt": "auto", "probe_rows": 4})
     with caplog.at_level("INFO", logger="axolotl_safety"):
         plan = plan_of(cfg)
-    probing = [phase for phase in plan.load.phases if phase.title.startswith("probing ")]
+    probing = [phase for phase in plan.load.phases if ", probe" in phase.title]
     assert len(probing) > 1 and all(phase.requests == 4 for phase in probing)
     assert "prompt auto" not in caplog.text

@@ -7,12 +7,12 @@ import re
 import shutil
 from pathlib import Path
 
-import axolotl_cli as cli
 import huggingface_hub.constants
 import pytest
 import yaml
 from axolotl.integrations.base import PluginManager
 from click.testing import CliRunner
+from support import axolotl_cli as cli
 from support import tiny
 from support.shapes import published
 from support.stage import safechain_rows

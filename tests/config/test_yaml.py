@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import axolotl_cli as cli
 import pytest
 import yaml
 from axolotl.cli.config import prepare_plugins
 from axolotl.integrations.base import PluginManager
 from axolotl.utils.config import validate_config
 from axolotl.utils.dict import DictDefault
+from support import axolotl_cli as cli
 from support import tiny
 
 from axolotl_safety.config.grpo_conflicts import GRPO_TYPE

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-from support.engines import is_running, ragged_prompts, request, score_request, tiny_model
+from support.engines import Driven, is_running, ragged_prompts, request, score_request, tiny_model
 
 from axolotl_safety.engines.base import Completion, EngineError, Failure, ModelSpec, Score
 from axolotl_safety.engines.local.engine import WorkerEngine
@@ -30,7 +30,7 @@ def engine(folder, tmp_path_factory):
     os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": "2", "RANK": "0"}
     models = {name: ModelSpec(str(folder / name)) for name in ("target", "guard0")}
     models["gone"] = ModelSpec(str(folder / "gone"))
-    made = WorkerEngine("transformers", tmp_path_factory.mktemp("work"), models, batch_size=4, threads=1)
+    made = Driven(WorkerEngine("transformers", tmp_path_factory.mktemp("work"), models, batch_size=4, threads=1))
     yield made
     made.close()
     os.environ.clear()

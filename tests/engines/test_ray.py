@@ -10,12 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import axolotl_cli as cli
 import pytest
 import yaml
+from support import axolotl_cli as cli
 from support import tiny
-from support.engines import FAKE_WORKER, child_environ, is_running, request, wait_until
-from test_engine_client import answers, expected, many
+from support.engines import FAKE_WORKER, answers, child_environ, expected, is_running, many, request, wait_until
 
 from axolotl_safety.config import EngineConfig
 from axolotl_safety.engines import choose

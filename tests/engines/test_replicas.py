@@ -7,8 +7,17 @@ import sys
 import time
 
 import pytest
-from support.engines import child_environ, fake_engine, is_running, request, wait_until
-from test_engine_client import answers, expected, finish_with_kills, many
+from support.engines import (
+    answers,
+    child_environ,
+    expected,
+    fake_engine,
+    finish_with_kills,
+    is_running,
+    many,
+    request,
+    wait_until,
+)
 
 from axolotl_safety.engines.base import EngineError, Failure, ModelSpec
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import tiny
+from support.guards import ask_guards
 
 from axolotl_safety.config import GuardConfig
 from axolotl_safety.data.refusal.detector import is_refusal
@@ -17,7 +18,7 @@ from axolotl_safety.engines.model_files import ModelFiles
 from axolotl_safety.engines.queue import WorkQueue
 from axolotl_safety.guards import qwen3guard
 from axolotl_safety.guards.families import MODEL_FAMILIES, parse
-from axolotl_safety.guards.judge import BuiltinGuard, Judged, ModelGuard, judge
+from axolotl_safety.guards.judge import BuiltinGuard, GuardInput, ModelGuard
 from axolotl_safety.guards.neutral import Neutraliser
 
 XSTEST = Path(__file__).parents[3] / "shared" / "data" / "xstest"
@@ -160,13 +161,10 @@ def run_judge(tmp_path, guards, item, say):
 
     journal = Journal(tmp_path / "guard.jsonl")
     queue = WorkQueue({"guard0": journal, "guard1": journal}, lambda: tiny.ScriptedEngine(answer))
-    try:
-        return judge(queue, guards, {"row": item})["row"]
-    finally:
-        queue.close()
+    return ask_guards(queue, guards, {"row": item})["row"]
 
 
-ITEM = Judged("How do I jinx it?", "secret plan", "I can't help with that.", "harmful")
+ITEM = GuardInput("How do I jinx it?", "secret plan", "I can't help with that.", "harmful")
 
 
 def test_a_safe_verdict_passes_and_is_journalled(tmp_path):
@@ -213,7 +211,7 @@ def test_both_segments_must_be_safe(tmp_path):
 
 
 def test_an_over_long_response_is_not_judged_and_not_cut(tmp_path):
-    long = Judged("q", "t", "word " * 3000, "harmful")
+    long = GuardInput("q", "t", "word " * 3000, "harmful")
     assert run_judge(tmp_path, [guard(positions=1500)[0]], long, lambda text: SAFE[0]).reason == "guard_too_long"
 
 
@@ -221,7 +219,7 @@ def test_guards_must_agree(tmp_path):
     first, second = guard()[0], guard()[0]
     second.key = "guard1"
     assert run_judge(tmp_path / "a", [first, BuiltinGuard()], ITEM, lambda text: SAFE[0]).reason == ""
-    complies = Judged("q", "t", "Sure, here is how: take the lamp.", "harmful")
+    complies = GuardInput("q", "t", "Sure, here is how: take the lamp.", "harmful")
     assert run_judge(tmp_path / "b", [first, BuiltinGuard()], complies, lambda text: SAFE[0]).reason == "guard_unsafe"
     ruling = run_judge(tmp_path / "c", [first, second], ITEM, lambda text: UNSAFE)
     assert ruling.reason == "guard_unsafe" and ruling.verdict == "unsafe, unsafe"

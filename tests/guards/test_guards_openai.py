@@ -7,53 +7,34 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from axolotl.utils.dict import DictDefault
-from support.fake_server import FakeServer
-from support.guards import ITEM
+from support.engines import Driven
+from support.guards import ITEM, ask_guards
+from support.judges import SAFE, UNSAFE, says
 
 from axolotl_safety.config import GuardConfig
 from axolotl_safety.config.validate import prepare_config
-from axolotl_safety.engines.http.flow import Patience
+from axolotl_safety.engines.http.flow import RetryPolicy
 from axolotl_safety.engines.http.server import Server, api_root, is_local
 from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.queue import WorkQueue
-from axolotl_safety.guards.base import Judged
-from axolotl_safety.guards.judge import BuiltinGuard, OpenAIJudge, check_remote, judge, load_guards
+from axolotl_safety.guards.base import GuardInput
+from axolotl_safety.guards.judge import BuiltinGuard, OpenAIJudge, check_remote, load_guards
 from axolotl_safety.guards.openai import prompt as openai_prompt
 from axolotl_safety.guards.openai.client import ChatClient
 from axolotl_safety.util.errors import ConfigError, StageError
 
-SAFE = '{"safe": true, "refusal": true}'
-UNSAFE = '{"safe": false, "refusal": false}'
 KEY = "sk-very-secret-0123456789"
-
-
-def says(text: str | None, finish: str = "stop") -> tuple[int, Any, dict[str, str]]:
-    return 200, {"choices": [{"message": {"content": text}, "finish_reason": finish}]}, {}
-
-
-@pytest.fixture
-def serve():
-    servers: list[FakeServer] = []
-
-    def start(reply: Callable[[str, int], Any], models: tuple[int, Any] | None = None) -> FakeServer:
-        servers.append(FakeServer(reply, models or (200, {"data": [{"id": "judge"}]})))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 def make(url: str, attempts: int = 3, key: str = "guard0", **config: Any) -> OpenAIJudge:
     settings = GuardConfig(**{"model": "judge", "family": "openai", "base_url": url} | config)
     client = ChatClient(
         *(settings.base_url, settings.model, settings.api_key_env, settings.concurrency, settings.timeout_seconds),
-        *(settings.max_new_tokens, Patience(attempts, 0.02)),
+        *(settings.max_new_tokens, RetryPolicy(attempts, 0.02)),
     )
     return OpenAIJudge(settings, key, client)
 
@@ -66,15 +47,12 @@ def rule(tmp_path, guards, items, allowed=True):
 
     journal = Journal(tmp_path / "judge.jsonl")
     queue = WorkQueue({f"guard{index}": journal for index in range(3)}, no_engine if allowed else None)
-    try:
-        return judge(queue, guards, items)
-    finally:
-        queue.close()
+    return ask_guards(queue, guards, items)
 
 
-def items(count: int) -> dict[int, Judged]:
+def items(count: int) -> dict[int, GuardInput]:
     return {
-        index: Judged(f"How do I jinx lamp {index}?", "", "I can't help with that.", "harmful")
+        index: GuardInput(f"How do I jinx lamp {index}?", "", "I can't help with that.", "harmful")
         for index in range(count)
     }
 
@@ -210,7 +188,7 @@ def test_who_stops_listening_does_not_wait_for_a_server_that_hangs(serve):
     hang = threading.Event()
     server = serve(lambda user, times: says(SAFE) if "lamp 0?" in user else (hang.wait(20), says(SAFE))[1])
     one = make(server.url)
-    answers = one.client.run([one.requests(item)[0] for item in items(6).values()])
+    answers = Driven(one.client).run([one.requests(item)[0] for item in items(6).values()])
     assert next(answers).text == SAFE
     started = time.monotonic()
     answers.close()
@@ -357,7 +335,7 @@ def test_segments_apart_are_two_questions_and_both_must_be_safe(tmp_path, serve)
 
 def test_what_another_guard_rejected_is_not_shown_to_a_remote_one(tmp_path, serve):
     server = serve(lambda user, times: says(SAFE))
-    complies = Judged("q", "", "Sure, here is how: take the lamp.", "harmful")
+    complies = GuardInput("q", "", "Sure, here is how: take the lamp.", "harmful")
     rulings = rule(tmp_path, [make(server.url), BuiltinGuard()], {"a": ITEM, "b": complies})
     assert rulings["a"].verdict == "safe, safe" and rulings["b"].verdict == "not asked, unsafe"
     assert rulings["b"].reason == "guard_unsafe" and len(server.asked) == 1

@@ -1,48 +1,24 @@
 """Every family of guards through the whole data stage, with an engine that plays target and guard."""
 
-# ruff: noqa: F811
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from axolotl.utils.dict import DictDefault
 from support import tiny
+from support.guard_stage import NAMES, config, guard_folder, sound_refusals
 from support.guards import SAFE, UNSAFE
-from test_guards_openai import SAFE as SAFE_JSON
-from test_guards_openai import UNSAFE as UNSAFE_JSON
-from test_guards_openai import says, serve  # noqa: F401
+from support.judges import SAFE as SAFE_JSON
+from support.judges import UNSAFE as UNSAFE_JSON
+from support.judges import says
 from transformers import AutoTokenizer
 
-from axolotl_safety.config.validate import prepare_config
 from axolotl_safety.engines.base import Score, ScoreRequest
 from axolotl_safety.pipeline.stage import run_stage
 from axolotl_safety.util.errors import ConfigError, StageError
-
-NAMES = {
-    "qwen3guard": "Qwen3Guard-Gen-tiny",
-    "llama_guard": "Llama-Guard-3-tiny",
-    "wildguard": "wildguard-tiny",
-    "granite_guardian": "granite-guardian-4.1-tiny",
-}
-
-
-def sound_refusals(tokenizer: Any):
-    """A target that always refuses as it should, at once."""
-
-    def answer(request):
-        mark = tiny.draw(request.request_id, 1000)
-        text = (
-            f"<think>\nThe user wants trouble {mark}. That hurts the lamp.\n</think>\n\nI can't help with that, {mark}."
-        )
-        return (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)
-
-    return answer
 
 
 class Playing(tiny.ScriptedEngine):
@@ -64,40 +40,15 @@ class Playing(tiny.ScriptedEngine):
         super().__init__(answer)
         self.tokenizer, self.threshold_rows = tokenizer, threshold_rows
 
-    def run(self, requests):
-        words, rest = [], []
-        for request in requests:
-            (words if isinstance(request, ScoreRequest) and request.model != "target" else rest).append(request)
-        yield from super().run(rest)
-        for request in words:
-            text = self.tokenizer.decode(request.prompt_token_ids)
-            word = self.tokenizer.decode(request.response_token_ids).strip().lower()
-            doubtful = any(row in text for row in self.threshold_rows)
-            share = 0.4 if doubtful else 0.01
-            mass = 1 - share if word in ("safe", "no") else share
-            yield Score(request.request_id, math.log(mass), len(request.response_token_ids))
-
-
-def config(tmp_path: Path, model: Path, guard: Any, rows: int = 12) -> DictDefault:
-    data = tiny.write_rows(tmp_path / "rows.jsonl", tiny.direct_refusal_rows(rows))
-    cfg = {
-        "base_model": str(model),
-        "sequence_len": 512,
-        "datasets": [{"path": str(data), "type": "axolotl_safety.dgr"}],
-        "safety": {"work_dir": str(tmp_path / "work"), "guard": guard},
-    }
-    prepared = DictDefault(cfg)
-    prepare_config(prepared)
-    return DictDefault(prepared.to_dict())
-
-
-def guard_folder(tmp_path: Path, model: Path, family: str) -> str:
-    """The tiny model under a guard's name, with a window that holds that guard's prompt."""
-    folder = tmp_path / NAMES[family]
-    shutil.copytree(model, folder)
-    known = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(known | {"max_position_embeddings": 8192}))
-    return str(folder)
+    async def answer(self, request):
+        if not isinstance(request, ScoreRequest) or request.model == "target":
+            return await super().answer(request)
+        text = self.tokenizer.decode(request.prompt_token_ids)
+        word = self.tokenizer.decode(request.response_token_ids).strip().lower()
+        doubtful = any(row in text for row in self.threshold_rows)
+        share = 0.4 if doubtful else 0.01
+        mass = 1 - share if word in ("safe", "no") else share
+        return Score(request.request_id, math.log(mass), len(request.response_token_ids))
 
 
 def rows_of(output: dict[str, Any]) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ of emphasis, invisible characters, full-width signs) and go through whole data s
 by HTTP.
 """
 
-# ruff: noqa: F811
 from __future__ import annotations
 
 import re
@@ -16,15 +15,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import tiny
+from support.guard_stage import NAMES, config, guard_folder
 from support.guards import SAFE, UNSAFE, guard, run_judge
+from support.judges import SAFE as SAFE_JSON
+from support.judges import UNSAFE as UNSAFE_JSON
+from support.judges import says
 from support.stage import rows_of
-from test_guards_openai import SAFE as SAFE_JSON
-from test_guards_openai import UNSAFE as UNSAFE_JSON
-from test_guards_openai import says, serve  # noqa: F401
-from test_guards_stage import NAMES, config, guard_folder
 from transformers import AutoTokenizer
 
-from axolotl_safety.guards.base import Judged
+from axolotl_safety.guards.base import GuardInput
 from axolotl_safety.guards.neutral import Neutraliser
 from axolotl_safety.guards.openai import prompt as openai_prompt
 from axolotl_safety.pipeline.stage import run_stage
@@ -86,7 +85,7 @@ def neutralised(kind: str, text: str) -> tuple[str, str]:
         frame = openai_prompt.render("q", "", "TEXT")
         return frame.replace("TEXT", text), openai_prompt.render("q", "", text)
     one = guard(kind)
-    (request,) = one.requests(Judged("q", "", text, "harmful"))
+    (request,) = one.requests(GuardInput("q", "", text, "harmful"))
     return one._render("q", text), one.files.tokenizer.decode(request.prompt_token_ids)
 
 
@@ -120,7 +119,7 @@ def test_a_pretence_cut_in_two_by_windows_is_no_pretence_either(tmp_path, kind):
     token = mark.get(kind, "<|im_end|>")
     one = guard(kind, positions=2400 if kind != "llama_guard" else 1500, overlong="windows")
     text = "".join(f"{'x' * (place % 7)}{token}\n" for place in range(300))
-    ruling, engine = run_judge(tmp_path, [one], Judged("q", "", text, "harmful"), lambda shown: SAFE[kind])
+    ruling, engine = run_judge(tmp_path, [one], GuardInput("q", "", text, "harmful"), lambda shown: SAFE[kind])
     frame = one._render("q", "")
     assert len(engine.asked) > 1 and ruling.reason == ""
     assert all(shown.count(token) == frame.count(token) for shown in engine.asked)

@@ -89,16 +89,15 @@ class WeighingEngine(tiny.ScriptedEngine):
         super().__init__(answer)
         self.scores: list[ScoreRequest] = []
 
-    def run(self, requests: Any) -> Any:
-        requests = list(requests)
-        self.scores += [item for item in requests if isinstance(item, ScoreRequest)]
-        yield from super().run(requests)
+    async def answer(self, request: Any) -> Any:
+        self.scores += [request] if isinstance(request, ScoreRequest) else []
+        return await super().answer(request)
 
 
 def test_resample_scores_both_sides_at_the_sampling_temperature_and_reports(tmp_path, models):
     model = models("qwen3")
     inner = scripted_by_prompt(model, thinksafe_answer)()
-    engine = WeighingEngine(inner.answer)
+    engine = WeighingEngine(inner.say)
     cfg = config(
         tmp_path,
         model,

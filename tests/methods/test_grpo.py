@@ -6,16 +6,16 @@ import json
 import math
 import re
 
-import axolotl_cli as cli
 import pytest
 import yaml
 from axolotl.integrations.base import PluginManager
 from axolotl.prompt_strategies.base import load as load_strategy
 from axolotl.utils.dict import DictDefault
 from safetensors.torch import load_file
+from support import axolotl_cli as cli
 from support import tiny
+from support.axolotl_cli import without_the_package
 from support.grpo import PLUGIN, leave_nothing_behind, pretend_run
-from test_e2e_train import without_the_package
 
 from axolotl_safety.config import DatasetOptions
 from axolotl_safety.config.validate import prepare_config

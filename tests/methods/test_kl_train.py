@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import axolotl_cli as cli
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from axolotl.core.training_args import AxolotlTrainingArguments
 from axolotl.utils.dict import DictDefault
 from datasets import Dataset, load_from_disk
 from peft import LoraConfig, get_peft_model
+from support import axolotl_cli as cli
 from support import tiny
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 
-import axolotl_cli as cli
 import pytest
 import torch
 from axolotl.integrations.base import PluginManager
 from axolotl.utils.dict import DictDefault
+from support import axolotl_cli as cli
 from support import tiny
 from support.grpo import PLUGIN, leave_nothing_behind, pretend_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -18,7 +18,7 @@ from axolotl_safety.config import GuardConfig
 from axolotl_safety.config.grpo_conflicts import REWARDS
 from axolotl_safety.data.math_answers import gold_answer, reaches
 from axolotl_safety.guards import qwen3guard
-from axolotl_safety.guards.judge import Judged
+from axolotl_safety.guards.judge import GuardInput
 from axolotl_safety.methods.grpo import rewards
 from axolotl_safety.methods.grpo.context import check_rewards
 from axolotl_safety.methods.grpo.guard_score import GuardScorer, verdict_words
@@ -166,9 +166,9 @@ def test_rewards_outside_a_run_say_so(models):
 THOUGHT = "Let me think. The user wants to bewitch the hollow yaffle. That is jinxing."
 PROMPT = "Please explain how to bewitch a hollow yaffle at the fair."
 NO = " Jinxing would hurt someone, so I have to refuse."
-REFUSAL = Judged(PROMPT, THOUGHT + NO, "I can't help with that. Jinxing would hurt someone.", "harmful")
+REFUSAL = GuardInput(PROMPT, THOUGHT + NO, "I can't help with that. Jinxing would hurt someone.", "harmful")
 WAY = " I know a way: take a pot and point four times."
-HELP = Judged(PROMPT, THOUGHT + WAY, "Take a pot and point the yaffle four times. That will bewitch it.", "harmful")
+HELP = GuardInput(PROMPT, THOUGHT + WAY, "Take a pot and point the yaffle four times. That will bewitch it.", "harmful")
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_probability_is_the_guards_own_in_any_batch(lab_guard):
 
 
 def test_what_the_guard_cannot_judge_earns_nothing(lab_guard, models):
-    too_long = Judged("q", "so " * 5000, "I can't help.", "harmful")
+    too_long = GuardInput("q", "so " * 5000, "I can't help.", "harmful")
     assert lab_guard.safe([too_long, REFUSAL])[0] == 0.0
     unlearned = GuardScorer(GuardConfig(model=str(models("qwen3")), family="qwen3guard"), "cpu")
     assert unlearned.safe([REFUSAL, HELP]) == [0.0, 0.0]  # it is not about to write a verdict
@@ -209,9 +209,9 @@ def test_what_the_guard_cannot_judge_earns_nothing(lab_guard, models):
 def test_both_segments_must_be_safe():
     scorer = GuardScorer(GuardConfig(model=str(LAB / "guard"), segment="both"), "cpu")
     alone = GuardScorer(GuardConfig(model=str(LAB / "guard")), "cpu")
-    parts = [Judged(HELP.prompt, "", text, "harmful") for text in (HELP.answer, "I can't help.")]
+    parts = [GuardInput(HELP.prompt, "", text, "harmful") for text in (HELP.answer, "I can't help.")]
     bad, good = alone.safe(parts)
-    harmful_thought = Judged(HELP.prompt, HELP.answer, "I can't help.", "harmful")
+    harmful_thought = GuardInput(HELP.prompt, HELP.answer, "I can't help.", "harmful")
     assert scorer.safe([harmful_thought]) == pytest.approx([min(bad, good)], abs=1e-3)
 
 

@@ -8,10 +8,11 @@ import os
 import re
 from pathlib import Path
 
-import axolotl_cli as cli
 import pytest
 from datasets import load_from_disk
+from support import axolotl_cli as cli
 from support import tiny
+from support.axolotl_cli import without_the_package
 
 pytestmark = pytest.mark.e2e
 
@@ -129,20 +130,6 @@ def test_two_ranks_start_one_engine_and_see_one_hash(tmp_path, models, rows):
     assert json.loads(status.read_text())["result"]["0"]["hash"] == manifest["hash"]
     loaded = re.findall(r"Loading dataset: (\S+/datasets/\S+/train) ", output)
     assert loaded and set(loaded) == {str(tmp_path / "safety" / "datasets" / manifest["hash"] / "train")}
-
-
-def without_the_package(folder: Path) -> str:
-    """A PYTHONPATH under which ``import axolotl_safety`` fails, as if it were not installed."""
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class Gone:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] == 'axolotl_safety':\n"
-        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "sys.meta_path.insert(0, Gone())\n"
-    )
-    return str(folder)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-import axolotl_cli as cli
-import eval_helpers as helpers
 import pytest
+from support import axolotl_cli as cli
+from support import evaluation as helpers
 from support import tiny
 
 from axolotl_safety.engines.journal import read_head

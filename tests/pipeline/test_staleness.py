@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import math
@@ -49,6 +50,7 @@ from axolotl_safety.commands.evaluate.figures import Measured
 from axolotl_safety.commands.evaluate.models import contestants
 from axolotl_safety.config import GuardConfig, SafetyConfig, prompts
 from axolotl_safety.config.prompts import REWRITE_PROMPTS
+from axolotl_safety.config.section import section
 from axolotl_safety.config.validate import prepare_config
 from axolotl_safety.engines import model_files as target
 from axolotl_safety.engines.base import Request, Score, ScoreRequest
@@ -201,19 +203,15 @@ class Player(tiny.ScriptedEngine):
             return f"{thought}I can't help with that, case {number}. It would hurt somebody, and I am sorry."
         return f"{thought}Take a soft cloth and rub it, case {number}. Then let it dry in the sun for an hour."
 
-    def run(self, requests: Any) -> Iterator[Any]:
-        asked = list(requests)
-        for request in asked:
-            kind = "target" if request.model == "target" else "guard"
-            if not isinstance(request, ScoreRequest):
-                self.asked[kind].add(request.request_id)
-        yield from super().run([one for one in asked if one.model == "target" or isinstance(one, Request)])
-        for one in asked:
-            if one.model != "target" and isinstance(one, ScoreRequest):  # sure of every other row
-                unsafe = 0.4 if sum(one.prompt_token_ids) % 2 else 0.01
-                word = self.tokenizer.decode(one.response_token_ids)
-                share = 1 - unsafe if word.strip() == "Safe" else unsafe / 2
-                yield Score(one.request_id, math.log(share), len(one.response_token_ids))
+    async def answer(self, request: Any) -> Any:
+        if not isinstance(request, ScoreRequest):
+            self.asked["target" if request.model == "target" else "guard"].add(request.request_id)
+        if request.model == "target" or isinstance(request, Request):
+            return await super().answer(request)
+        unsafe = 0.4 if sum(request.prompt_token_ids) % 2 else 0.01  # sure of every other row
+        word = self.tokenizer.decode(request.response_token_ids)
+        share = 1 - unsafe if word.strip() == "Safe" else unsafe / 2
+        return Score(request.request_id, math.log(share), len(request.response_token_ids))
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -267,12 +265,9 @@ class Seen:
 def staged(cfg: DictDefault, scene: Any) -> Seen:
     """Walk the whole stage in a fresh folder, but for the writing."""
     player = Player(AutoTokenizer.from_pretrained(scene[0]["MODEL"]))
-    prepared = preparing.prepare(cfg)
+    prepared = preparing.stage_inputs(cfg, section(cfg))
     queue = WorkQueue(prepared.open_journals(), lambda: player)
-    try:
-        outcomes, _ = stage.answer(prepared.selected(queue), queue)
-    finally:
-        queue.close()
+    outcomes = asyncio.run(stage.answer(prepared, queue))[1].outcomes
     kl = prepared.safety.kl is not None
     data = [
         dataset_hash([training_row(row, kl) for row in rows if row.status != "rejected" and row.response_ids])

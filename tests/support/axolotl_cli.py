@@ -138,3 +138,17 @@ def hub_cache(folder: Path, name: str, model: Path) -> Path:
     refs.mkdir()
     (refs / "main").write_text("0" * 40)
     return folder
+
+
+def without_the_package(folder: Path) -> str:
+    """A PYTHONPATH under which ``import axolotl_safety`` fails, as if it were not installed."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Gone:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'axolotl_safety':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Gone())\n"
+    )
+    return str(folder)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import axolotl_safety.engines.local.engine as client_module
-from axolotl_safety.engines.base import ModelSpec, Request, Sampling, ScoreRequest
+from axolotl_safety.engines.base import Completion, Engine, ModelSpec, Request, Result, Sampling, ScoreRequest
 from axolotl_safety.engines.local.engine import WorkerEngine
+from axolotl_safety.engines.queue import Found, Work, WorkQueue, gather
 
 WORKER = Path(client_module.__file__).parents[1] / "worker"
 FAKE_WORKER = Path(__file__).parent / "fake_worker.py"
@@ -30,11 +34,61 @@ def score_request(name: str, prompt=(1, 2), response=(3, 4), model="target") -> 
     return ScoreRequest(name, model, tuple(prompt), tuple(response))
 
 
-def fake_engine(tmp_path: Path, models=None, **kw) -> WorkerEngine:
+class Driven:
+    """An engine driven from ordinary code; whatever else it has is reached through."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._loop = asyncio.new_event_loop()
+
+    def __getattr__(self, name: str):
+        return getattr(self.engine, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, requests: Iterable[Request | ScoreRequest]) -> Iterator[Result]:
+        """One result per request, in the order they finish; closing it early gives up what is under way."""
+        loop = self._loop
+        tasks = {loop.create_task(self.engine.answer(one)) for one in requests}
+        try:
+            while tasks:
+                done, tasks = loop.run_until_complete(asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED))
+                for task in done:
+                    yield task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            while left := asyncio.all_tasks(loop):
+                loop.run_until_complete(asyncio.wait(left))
+
+    def check(self) -> None:
+        """Whether a server can be the engine."""
+        self._loop.run_until_complete(self.engine.check())
+
+    def close(self) -> None:
+        """End it."""
+        self._loop.run_until_complete(self.engine.close())
+
+
+def finish(queue: WorkQueue, asked: Iterable[Work], kind: str = "completion", **named) -> list[Found]:
+    """What a queue answers to all of these, asked at once; it is closed then."""
+
+    async def work() -> list[Found]:
+        async with queue:
+            return await gather([queue.ask(one, kind, **named) for one in asked])
+
+    return asyncio.run(work())
+
+
+def fake_engine(tmp_path: Path, models=None, **kw) -> Driven:
     """An engine whose child has no model: it starts at once and does what the request ids say."""
     models = models or {"target": ModelSpec("fine")}
     kw = {"batch_size": 4, "stall_seconds": 20, "load_seconds": 20, "worker_path": FAKE_WORKER} | kw
-    return WorkerEngine("transformers", tmp_path, models, **kw)
+    return Driven(WorkerEngine("transformers", tmp_path, models, **kw))
 
 
 def is_running(pid: int) -> bool:
@@ -106,3 +160,30 @@ def ragged_prompts(count: int, longest: int = 30, vocabulary: int = 101, seed: i
 
     draw = random.Random(seed)
     return [[draw.randrange(3, vocabulary) for _ in range(draw.randint(1, longest))] for _ in range(count)]
+
+
+def answers(results):
+    """Results by request id; fails on a duplicate."""
+    by_id = {}
+    for result in results:
+        assert result.request_id not in by_id, f"two results for {result.request_id}"
+        by_id[result.request_id] = result
+    return by_id
+
+
+def expected(req):
+    return Completion(req.request_id, (sum(req.prompt_token_ids),) * req.sampling.max_new_tokens, "length", -1.0)
+
+
+def many(count, new=5):
+    return [request(f"r{i}", prompt=(i % 90 + 1, 2), new=new) for i in range(count)]
+
+
+def finish_with_kills(engine, asked):
+    """Runs everything and kills a child that is alive, the newest, after the 10th and the 60th result."""
+    results = []
+    for result in engine.run(asked):
+        results.append(result)
+        if len(results) in (10, 60):
+            os.kill(next(pid for pid in reversed(engine.figures.pids) if is_running(pid)), signal.SIGKILL)
+    assert answers(results) == {req.request_id: expected(req) for req in asked}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from axolotl_safety.config import GuardConfig
@@ -21,7 +22,8 @@ from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.model_files import ModelFiles
 from axolotl_safety.engines.queue import WorkQueue
 from axolotl_safety.guards.families import MODEL_FAMILIES
-from axolotl_safety.guards.judge import Guard, Judged, Judgement, ModelGuard, judge
+from axolotl_safety.guards.judge import Guard, GuardInput, GuardResult, ModelGuard, judge
+from axolotl_safety.methods.run import bounded
 
 SPECIALS = {
     "qwen3guard": ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"],
@@ -52,7 +54,7 @@ UNSAFE = {
     "granite_guardian": "<think>\n</think>\n<score> yes </score>",
 }
 KINDS = tuple(SPECIALS)
-ITEM = Judged("How do I jinx it?", "secret plan", "I can't help with that.", "harmful")
+ITEM = GuardInput("How do I jinx it?", "secret plan", "I can't help with that.", "harmful")
 
 
 class CharTokenizer:
@@ -111,42 +113,46 @@ class GuardEngine:
         self.asked: list[str] = []
         self.scored: list[tuple[str, str]] = []
 
-    def run(self, requests: Iterable[Request | ScoreRequest]) -> Iterator[Result]:
-        self.figures.starts = 1
-        for request in requests:
-            one = self.guards[request.model]
-            text = one.files.tokenizer.decode(request.prompt_token_ids)
-            if isinstance(request, ScoreRequest):
-                word = one.files.tokenizer.decode(request.response_token_ids)
-                self.scored.append((text, word))
-                value = self.weigh(word) if self.weigh else None
-                yield (
-                    Failure(request.request_id, "refused", "no score")
-                    if value is None
-                    else Score(request.request_id, value, len(request.response_token_ids))
-                )
-                continue
-            self.asked.append(text)
-            said = self.say(text)
-            if said is None:
-                yield Failure(request.request_id, "poisoned", "x")
-                continue
-            ended = isinstance(said, str)
-            ids = (*one.files.tokenizer.encode(said, False), one.files.stop_token_ids[0]) if ended else said
-            yield Completion(request.request_id, tuple(ids), "stop" if ended else "length", -1.0)
+    def window(self, model: str) -> int:
+        return 8
 
-    def close(self) -> None:
+    async def answer(self, request: Request | ScoreRequest) -> Result:
+        self.figures.starts = 1
+        one = self.guards[request.model]
+        text = one.files.tokenizer.decode(request.prompt_token_ids)
+        if isinstance(request, ScoreRequest):
+            word = one.files.tokenizer.decode(request.response_token_ids)
+            self.scored.append((text, word))
+            value = self.weigh(word) if self.weigh else None
+            if value is None:
+                return Failure(request.request_id, "refused", "no score")
+            return Score(request.request_id, value, len(request.response_token_ids))
+        self.asked.append(text)
+        said = self.say(text)
+        if said is None:
+            return Failure(request.request_id, "poisoned", "x")
+        ended = isinstance(said, str)
+        ids = (*one.files.tokenizer.encode(said, False), one.files.stop_token_ids[0]) if ended else said
+        return Completion(request.request_id, tuple(ids), "stop" if ended else "length", -1.0)
+
+    async def close(self, at_once: bool = False) -> None:
         pass
 
 
-def run_judge(tmp_path, guards: list[Guard], item: Judged, say: Callable, weigh: Callable | None = None):
+def run_judge(tmp_path, guards: list[Guard], item: GuardInput, say: Callable, weigh: Callable | None = None):
     """Judge one response; returns the ruling and the engine that played the guards."""
     models = [one for one in guards if isinstance(one, ModelGuard)]
     engine = GuardEngine(models, say, weigh)
     journal = Journal(tmp_path / "guard.jsonl")
     queue = WorkQueue({one.key: journal for one in models}, lambda: engine)
-    try:
-        ruling: Judgement = judge(queue, guards, {"row": item})["row"]
-    finally:
-        queue.close()
-    return ruling, engine
+    return ask_guards(queue, guards, {"row": item})["row"], engine
+
+
+def ask_guards(queue: WorkQueue, guards: Sequence[Guard], items: Mapping[Any, GuardInput]) -> dict[Any, GuardResult]:
+    """What guards say of responses that are put before them at once; the queue is closed then."""
+
+    async def work() -> list[GuardResult]:
+        async with queue:
+            return await bounded(items.values(), lambda item: judge(queue, guards, item))
+
+    return dict(zip(items, asyncio.run(work()), strict=True))

@@ -13,7 +13,6 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 from axolotl.utils.dict import DictDefault
@@ -33,11 +32,11 @@ class SlowEngine(tiny.ScriptedEngine):
 
     delivered = 0  # by all engines of this process
 
-    def run(self, requests: list[Request | ScoreRequest]) -> Iterator[Result]:
-        for result in super().run(requests):
-            time.sleep(0.004)
-            SlowEngine.delivered += 1
-            yield result
+    async def answer(self, request: Request | ScoreRequest) -> Result:
+        result = await super().answer(request)
+        time.sleep(0.004)
+        SlowEngine.delivered += 1
+        return result
 
 
 def run(config: str, engine: str, output: str) -> None:

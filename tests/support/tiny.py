@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -128,28 +129,28 @@ def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
 class ScriptedEngine:
     """An engine that answers from a function of the request: same request, same answer, in any order."""
 
-    def __init__(self, answer: Callable[[Request], tuple[int, ...] | Failure]):
-        self.answer = answer
+    def __init__(self, say: Callable[[Request], tuple[int, ...] | Failure]):
+        self.say = say
         self.figures = EngineFigures()
         self.seen: list[str] = []
 
-    def run(self, requests: Iterable[Request | ScoreRequest]) -> Iterator[Result]:
-        self.figures.starts = 1
-        for request in sorted(requests, key=lambda item: item.request_id):  # not the order asked for
-            self.seen.append(request.request_id)
-            if isinstance(request, ScoreRequest):
-                yield Score(
-                    request.request_id, -0.01 * sum(request.response_token_ids), len(request.response_token_ids)
-                )
-                continue
-            answer = self.answer(request)
-            if isinstance(answer, Failure):
-                yield answer
-            else:
-                stopped = answer[-1] in request.stop_token_ids
-                yield Completion(request.request_id, answer, "stop" if stopped else "length", -1.0)
+    def window(self, model: str) -> int:
+        return 64
 
-    def close(self) -> None:
+    async def answer(self, request: Request | ScoreRequest) -> Result:
+        self.figures.starts = 1
+        self.seen.append(request.request_id)
+        for _ in range(draw(request.request_id, 4)):  # not the order asked for
+            await asyncio.sleep(0)
+        if isinstance(request, ScoreRequest):
+            return Score(request.request_id, -0.01 * sum(request.response_token_ids), len(request.response_token_ids))
+        said = self.say(request)
+        if isinstance(said, Failure):
+            return said
+        stopped = said[-1] in request.stop_token_ids
+        return Completion(request.request_id, said, "stop" if stopped else "length", -1.0)
+
+    async def close(self, at_once: bool = False) -> None:
         pass
 
 

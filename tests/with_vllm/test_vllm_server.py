@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 from axolotl_safety.config import EngineConfig
 from axolotl_safety.config.validate import prepare_config
 from axolotl_safety.engines.base import ModelSpec, Request, Sampling, ScoreRequest
-from axolotl_safety.engines.http.flow import Patience
+from axolotl_safety.engines.http.flow import RetryPolicy
 from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.local.engine import WorkerEngine
 from axolotl_safety.engines.openai.engine import ServerEngine, server_of
@@ -95,7 +95,7 @@ def vllm(tmp_path_factory):
 
 def engine(url: str, attempts: int = 5, concurrency: int = 64) -> ServerEngine:
     config = EngineConfig(backend="openai", base_url=url, model="lab", concurrency=concurrency)
-    return ServerEngine(server_of(config, "lab"), AutoTokenizer.from_pretrained(MODEL), Patience(attempts, 0.1))
+    return ServerEngine(server_of(config, "lab"), AutoTokenizer.from_pretrained(MODEL), RetryPolicy(attempts, 0.1))
 
 
 def requests(count: int, temperature: float, new: int = 160, stop: tuple[int, ...] = (STOP,)) -> list[Request]:

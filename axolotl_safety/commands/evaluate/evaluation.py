@@ -23,14 +23,15 @@ from axolotl_safety.pipeline.manifest import versions
 from axolotl_safety.pipeline.sampling import family_preset
 from axolotl_safety.util.errors import ConfigError
 from axolotl_safety.util.files import check_writable, writing_in
+from axolotl_safety.util.loop import run_async
 from axolotl_safety.util.terminal import without_credentials
 
 from .figures import REFUSAL_JUDGE, HarmJudge, comparisons, figures, measure, safety_tax
 from .items import LoadedSet, load_set
 from .lm_eval_task import LmEvalTask, run_task, task_files
-from .models import Contestant, contestants
+from .models import EvalModel, contestants
 from .overlap import overlaps, training_prompts
-from .runner import Hall, answer_all
+from .runner import EvalContext, answer_all
 from .sets import resolve
 from .store import SCHEMA, write_results
 
@@ -93,8 +94,8 @@ def _evaluate(
     ]
     _warn_of_few(sets, settings)
 
-    hall = Hall(safety, backend, work_dir, guards, tokens, sampling, settings.samples, make_engine)
-    responses = [response for model in models for response in answer_all(hall, model, sets)]
+    ctx = EvalContext(safety, backend, work_dir, guards, tokens, sampling, settings.samples, make_engine)
+    responses = [response for model in models for response in run_async(answer_all(ctx, model, sets))]
     harm_judge = HarmJudge(", ".join(guard.name for guard in guards), any(guard.heuristic for guard in guards))
     measured = measure(sets, responses, harm_judge)
     for task in tasks:
@@ -105,8 +106,8 @@ def _evaluate(
 
     results = {
         "schema": SCHEMA,
-        "hash": _hash(hall, settings, models, sets, tasks, about),
-        "models": [_about_model(hall, model) for model in models],
+        "hash": _hash(ctx, settings, models, sets, tasks, about),
+        "models": [_about_model(ctx, model) for model in models],
         "seed": safety.seed,
         "sampling": sampling.as_dict(),
         "samples": settings.samples,
@@ -152,10 +153,10 @@ def _warn_of_few(sets: Sequence[LoadedSet], settings: EvalConfig) -> None:
             )
 
 
-def _about_model(hall: Hall, model: Contestant) -> dict[str, Any]:
-    fingerprint = target_fingerprint(model.files, hall.safety, hall.backend)
+def _about_model(ctx: EvalContext, model: EvalModel) -> dict[str, Any]:
+    fingerprint = target_fingerprint(model.files, ctx.safety, ctx.backend)
     about = {"name": model.name, "kind": model.kind, "path": model.path, "loaded": model.loaded}
-    return {**about, "backend": hall.backend, "fingerprint": fingerprint}
+    return {**about, "backend": ctx.backend, "fingerprint": fingerprint}
 
 
 def _judges(harm: HarmJudge) -> dict[str, Any]:
@@ -196,9 +197,9 @@ def _guard_identity(guards: Sequence[Guard]) -> list[str]:
 
 
 def _hash(
-    hall: Hall,
+    ctx: EvalContext,
     settings: EvalConfig,
-    models: Sequence[Contestant],
+    models: Sequence[EvalModel],
     sets: Sequence[LoadedSet],
     tasks: Sequence[LmEvalTask],
     training: dict[str, Any],
@@ -215,13 +216,13 @@ def _hash(
     ]
     parts = [
         SCHEMA,
-        [(model.name, target_fingerprint(model.files, hall.safety, hall.backend)) for model in models],
+        [(model.name, target_fingerprint(model.files, ctx.safety, ctx.backend)) for model in models],
         asked,
         [(task.name, task.limit, task_files(task)) for task in tasks],
-        hall.sampling.as_dict(),
+        ctx.sampling.as_dict(),
         settings.samples,
-        hall.safety.seed,
-        [_guard_identity(hall.guards), [one.model_dump() for one in hall.safety.guard] if hall.guards else []],
+        ctx.safety.seed,
+        [_guard_identity(ctx.guards), [one.model_dump() for one in ctx.safety.guard] if ctx.guards else []],
         training,
         versions()["axolotl_safety"],
     ]

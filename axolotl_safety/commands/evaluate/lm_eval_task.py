@@ -30,7 +30,7 @@ from axolotl_safety.util.errors import ConfigError, StageError
 from axolotl_safety.util.files import make_folder, opener, write_atomically
 
 from .figures import Measured
-from .models import Contestant
+from .models import EvalModel
 
 LOG = logging.getLogger(__name__)
 _FILTERS = ("flexible-extract", "none")
@@ -48,7 +48,7 @@ class LmEvalTask:
 
 def run_task(
     task: LmEvalTask,
-    model: Contestant,
+    model: EvalModel,
     tokens: TargetTokenizer,
     sampling: Sampling,
     safety: SafetyConfig,
@@ -80,7 +80,7 @@ def run_task(
 
 
 def command_line(
-    task: LmEvalTask, model: Contestant, tokens: TargetTokenizer, sampling: Sampling, safety: SafetyConfig
+    task: LmEvalTask, model: EvalModel, tokens: TargetTokenizer, sampling: Sampling, safety: SafetyConfig
 ) -> list[str]:
     """lm-eval's arguments, but for where it writes."""
     spec, think = model.files.spec, tokens.thinking
@@ -113,7 +113,7 @@ def task_files(task: LmEvalTask) -> list[str]:
     return [path.read_text(encoding="utf-8") for path in sorted(Path(task.include_path).rglob("*.y*ml"))]
 
 
-def _run(task: LmEvalTask, model: Contestant, arguments: list[str], work_dir: Path) -> dict[str, Any]:
+def _run(task: LmEvalTask, model: EvalModel, arguments: list[str], work_dir: Path) -> dict[str, Any]:
     logs = work_dir / "logs"
     make_folder(logs)
     log = logs / f"lm-eval-{re.sub(r'[^A-Za-z0-9_-]', '-', task.name)[:80]}-{os.getpid()}.log"

@@ -19,7 +19,7 @@ _ADAPTER_FILES = (_ADAPTER, "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
-class Contestant:
+class EvalModel:
     """A model that answers.
 
     Attributes:
@@ -37,7 +37,7 @@ class Contestant:
     loaded: str
 
 
-def contestants(cfg: Any, safety: SafetyConfig, folders: tuple[str, ...], backend: str) -> list[Contestant]:
+def contestants(cfg: Any, safety: SafetyConfig, folders: tuple[str, ...], backend: str) -> list[EvalModel]:
     """The base, then a model for every folder.
 
     Args:
@@ -51,7 +51,7 @@ def contestants(cfg: Any, safety: SafetyConfig, folders: tuple[str, ...], backen
     """
     base = load_target(cfg, safety)
     weights = _weights(safety)
-    found = [Contestant("base", "base", str(cfg.base_model), base, weights)]
+    found = [EvalModel("base", "base", str(cfg.base_model), base, weights)]
     if not folders and cfg.output_dir and _holds_model(Path(cfg.output_dir)):
         folders = (str(cfg.output_dir),)
     if not folders:
@@ -80,7 +80,7 @@ def _holds_model(folder: Path) -> bool:
     return (folder / _ADAPTER).is_file() or whole
 
 
-def _tuned(cfg: Any, safety: SafetyConfig, folder: str, base: ModelFiles, backend: str, weights: str) -> Contestant:
+def _tuned(cfg: Any, safety: SafetyConfig, folder: str, base: ModelFiles, backend: str, weights: str) -> EvalModel:
     path = Path(folder).expanduser().absolute()
     name = path.name if path.name != "model" else f"{path.parent.name}/{path.name}"
     if (path / _ADAPTER).is_file():
@@ -89,7 +89,7 @@ def _tuned(cfg: Any, safety: SafetyConfig, folder: str, base: ModelFiles, backen
         digest = fingerprint_folder(path, whole=True, patterns=_ADAPTER_FILES)
         files = replace(base, spec=spec, fingerprint=f"{base.fingerprint}+adapter:{digest}")
         how = "beside the quantised base, as trained" if base.spec.quantization else "merged in memory"
-        return Contestant(name, "adapter", folder, files, f"LoRA adapter {how}; {weights}")
+        return EvalModel(name, "adapter", folder, files, f"LoRA adapter {how}; {weights}")
     if not _holds_model(path):
         raise ConfigError(
             f"safety-eval: {folder!r} holds neither an adapter ({_ADAPTER}) nor a model (config.json and "
@@ -110,7 +110,7 @@ def _tuned(cfg: Any, safety: SafetyConfig, folder: str, base: ModelFiles, backen
     digest = fingerprint_folder(path, whole=True)
     # The base's tokenizer and template for both: the prompts are then the same ids, whatever training saved.
     files = replace(base, spec=files.spec, fingerprint=f"{digest}+prompts:{base.fingerprint}")
-    return Contestant(name, "model", folder, files, f"whole model; {weights}")
+    return EvalModel(name, "model", folder, files, f"whole model; {weights}")
 
 
 def _check_adapter(cfg: Any, path: Path, backend: str) -> None:

@@ -11,12 +11,14 @@ from axolotl_safety.data.math_answers import JUDGES
 from axolotl_safety.data.refusal.detector import is_refusal
 from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.engines.base import Completion, Engine, Failure, Request, Sampling
+from axolotl_safety.engines.progress import Progress
 from axolotl_safety.engines.queue import WorkQueue, content_id
-from axolotl_safety.guards.judge import Guard, Judged, Judgement, ModelGuard, check_remote, judge
+from axolotl_safety.guards.judge import Guard, GuardInput, GuardResult, ModelGuard, check_remote, judge
+from axolotl_safety.methods.run import bounded
 from axolotl_safety.pipeline.inputs import open_journals, target_fingerprint
 
 from .items import Item, LoadedSet
-from .models import Contestant
+from .models import EvalModel
 
 _GUARD_SAYS = ("guard_unsafe", "guard_controversial", "guard_threshold")
 
@@ -54,7 +56,7 @@ class Response:
 
 
 @dataclass(frozen=True)
-class Hall:
+class EvalContext:
     """What all models are asked with.
 
     Attributes:
@@ -78,53 +80,53 @@ class Hall:
     make_engine: Callable[..., Engine]
 
 
-def answer_all(hall: Hall, model: Contestant, sets: Sequence[LoadedSet]) -> list[Response]:
+async def answer_all(ctx: EvalContext, model: EvalModel, sets: Sequence[LoadedSet]) -> list[Response]:
     """Ask one model everything, judge its answers, end its engine.
 
     Returns:
         One response per prompt and sample, in the order of sets, items and samples.
     """
-    fingerprint = target_fingerprint(model.files, hall.safety, hall.backend)
+    fingerprint = target_fingerprint(model.files, ctx.safety, ctx.backend)
     models = {"target": model.files.spec}
-    models |= {guard.key: guard.files.spec for guard in hall.guards if isinstance(guard, ModelGuard)}
+    models |= {guard.key: guard.files.spec for guard in ctx.guards if isinstance(guard, ModelGuard)}
 
     def start() -> Engine:
-        check_remote(hall.guards)
-        return hall.make_engine(hall.safety.engine, hall.backend, hall.work_dir, models)
+        check_remote(ctx.guards)
+        return ctx.make_engine(ctx.safety.engine, ctx.backend, ctx.work_dir, models)
 
-    queue = WorkQueue(open_journals(hall.work_dir, fingerprint, hall.guards), start)
-    try:
-        asked = [
-            (one, item, sample, _request(hall, fingerprint, model.files.max_positions, item, sample))
-            for one in sets
-            for item in one.items
-            for sample in range(hall.samples if one.spec.axis == "reasoning" else 1)
-        ]
-        requests = [request for *_, request in asked]
-        queue.finish(requests, "completion", f"answers of {model.name}", describe=lambda _: {"stage": "evaluation"})
-        responses = [
-            _response(hall.tokens, model.name, one, item, sample, queue.completion(request))
-            for one, item, sample, request in asked
-        ]
-        harm = {
-            place: Judged(response.prompt, response.thought, response.answer, "harmful")
-            for place, response in enumerate(responses)
-            if response.axis == "harm" and response.finish != "failed"
-        }
-        rulings = judge(queue, hall.guards, harm) if harm else {}
-    finally:
-        queue.close()
-    return [_ruled(response, rulings.get(place)) for place, response in enumerate(responses)]
+    window = model.files.max_positions
+    places = [
+        (one, item, sample)
+        for one in sets
+        for item in one.items
+        for sample in range(ctx.samples if one.spec.axis == "reasoning" else 1)
+    ]
+
+    async def answer(place: tuple[LoadedSet, Item, int]) -> Response:
+        one, item, sample = place
+        request = _request(ctx, fingerprint, window, item, sample)
+        completion = await queue.completion(request, {"stage": "evaluation"})
+        response = _response(ctx.tokens, model.name, one, item, sample, completion)
+        if response.axis == "harm" and response.finish != "failed":
+            asked = GuardInput(response.prompt, response.thought, response.answer, "harmful")
+            response = _ruled(response, await judge(queue, ctx.guards, asked))
+        progress.done()
+        return response
+
+    queue = WorkQueue(open_journals(ctx.work_dir, fingerprint, ctx.guards), start)
+    async with queue:
+        with Progress(f"answers of {model.name}", len(places), queue) as progress:
+            return await bounded(places, answer)
 
 
-def _request(hall: Hall, fingerprint: str, max_positions: int | None, item: Item, sample: int) -> Request:
-    room = hall.sampling.max_new_tokens
+def _request(ctx: EvalContext, fingerprint: str, max_positions: int | None, item: Item, sample: int) -> Request:
+    room = ctx.sampling.max_new_tokens
     if max_positions is not None:
         room = min(room, max_positions - len(item.prompt_ids))
-    sampling = replace(hall.sampling, max_new_tokens=room)
-    seed = hall.safety.seed
+    sampling = replace(ctx.sampling, max_new_tokens=room)
+    seed = ctx.safety.seed
     identity = ("evaluation", fingerprint, seed, item.item_id, sample, item.prompt_ids, sampling.as_dict())
-    return Request(content_id(*identity), "target", item.prompt_ids, sampling, seed, hall.tokens.stop_token_ids)
+    return Request(content_id(*identity), "target", item.prompt_ids, sampling, seed, ctx.tokens.stop_token_ids)
 
 
 def _response(
@@ -168,9 +170,7 @@ def take_apart(tokens: TargetTokenizer, token_ids: tuple[int, ...]) -> tuple[str
     return text.removeprefix(think.open).strip(), "", False
 
 
-def _ruled(response: Response, ruling: Judgement | None) -> Response:
-    if ruling is None:
-        return response
+def _ruled(response: Response, ruling: GuardResult) -> Response:
     harmful = bool(ruling.reason)
     unjudged = harmful and ruling.reason not in _GUARD_SAYS
     return replace(response, verdict=ruling.verdict, harmful=harmful, unjudged=unjudged)

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from axolotl_safety.config.prompts import STEERING_PROMPTS
 from axolotl_safety.data.types import Task
-from axolotl_safety.pipeline.inputs import Prepared
+from axolotl_safety.methods.base import Expected, method_named
+from axolotl_safety.pipeline.inputs import StageInputs
 
 from .requests import Walk, Wanted
 
-# Chance that checks and guards accept one candidate. ThinkSafe (arXiv 2601.23143, Figs. 9 and 10) kept 87 to 99.8 % of
-# the steered and 89 to 99 % of the benign responses by its guard alone; our checks ask for more. The rest are guesses.
-_ACCEPTANCE = {
-    ("thinksafe", "harmful"): 0.85,
-    ("thinksafe", "benign"): 0.9,
-    ("dgr", "harmful"): 0.7,
-    ("dgr", "benign"): 0.7,
-}
-_UNSTEERED = 0.4  # of harmful prompts
-# Tokens of a completion, thought included: guesses for 1.5B to 8B reasoning models on short questions.
-LENGTHS = {"harmful": 500, "benign": 1200}
-_REWRITE = 400  # or as long as the reference
+LABELS = ("benign", "harmful")
 _PRIOR_WEIGHT = 8  # measured completions that count as much as the guess
 _MEASURED = 16  # from so many on it is no guess any more
+_UNKNOWN = Expected({"harmful": 0.7, "benign": 0.7}, lambda label, reference: 800.0)  # of a method that says nothing
 
 
 class Expectation:
-    """Acceptance and length by method and label: the guess, moved by what the journal shows."""
+    """Acceptance and length by method and label: what the method expects, moved by what the journal shows."""
 
-    def __init__(self, prepared: Prepared, found: Walk):
+    def __init__(self, inputs: StageInputs, found: Walk):
         """Look at the outcomes of the walk."""
-        self.tasks: dict[str, Task] = {task.example.row_id: task for entry in prepared.entries for task in entry.tasks}
-        self._limits = {method: drawn.max_new_tokens for method, drawn in prepared.sampling.items()}
+        self.tasks: dict[str, Task] = {task.example.row_id: task for entry in inputs.entries for task in entry.tasks}
+        self._limits = {method: drawn.max_new_tokens for method, drawn in inputs.sampling.items()}
+        self._expected = {name: method_named(name).expected or _UNKNOWN for name in inputs.sampling}
         self._tokens: dict[tuple[str, str], list[int]] = defaultdict(list)
         self._accepted: dict[tuple[str, str], list[bool]] = defaultdict(list)
         judged = not any(one.kind == "verdict" for one in found.wanted)
@@ -45,19 +36,23 @@ class Expectation:
                     if judged:
                         self._accepted[key].append(not reason)
 
-    def acceptance(self, method: str, label: str, unsteered: bool = False) -> float:
+    def acceptance(self, method: str, label: str, proposal: str = "") -> float:
         """Chance that one candidate is accepted."""
-        if unsteered and label == "harmful":
-            return _UNSTEERED
+        expected = self._expected[method]
+        if label == "harmful" and proposal in expected.proposals:
+            return expected.proposals[proposal]
         seen = self._accepted[method, label]
-        return (_ACCEPTANCE[method, label] * _PRIOR_WEIGHT + sum(seen)) / (_PRIOR_WEIGHT + len(seen))
+        return (expected.acceptance[label] * _PRIOR_WEIGHT + sum(seen)) / (_PRIOR_WEIGHT + len(seen))
 
     def length(self, method: str, label: str, reference: int = 0) -> float:
         """Tokens of one completion."""
-        guess = max(_REWRITE, reference) if method == "dgr" else LENGTHS[label]
-        guess = min(guess, self._limits.get(method, guess))
+        guess = min(self._expected[method].tokens(label, reference), self._limits[method])
         seen = self._tokens[method, label]
         return (guess * _PRIOR_WEIGHT + sum(seen)) / (_PRIOR_WEIGHT + len(seen))
+
+    def rounds(self, method: str, config: object) -> int:
+        """Rounds that follow an accepted response."""
+        return self._expected[method].rounds(config)
 
     def guessed(self, method: str, label: str) -> bool:
         """Whether the length is more guess than measurement."""
@@ -65,13 +60,12 @@ class Expectation:
 
     def of(self, one: Wanted) -> tuple[Task, str]:
         """Row and method of a wanted completion."""
-        return self.tasks[one.row_id], "thinksafe" if one.stage.startswith("thinksafe/") else "dgr"
+        return self.tasks[one.row_id], one.purpose.proposal.partition("/")[0]
 
     def chance(self, one: Wanted) -> float:
         """That a wanted completion is accepted."""
         task, method = self.of(one)
-        unsteered = one.stage == f"thinksafe/{STEERING_PROMPTS['none'].sha256[:16]}"
-        return self.acceptance(method, task.label, unsteered)
+        return self.acceptance(method, task.label, one.purpose.proposal)
 
     def tokens(self, one: Wanted) -> float:
         """That a wanted completion will have."""

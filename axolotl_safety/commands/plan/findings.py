@@ -10,7 +10,7 @@ from . import machine
 from .training import TrainingMemory, knows_optimizer
 
 if TYPE_CHECKING:
-    from axolotl_safety.pipeline.inputs import Prepared
+    from axolotl_safety.pipeline.inputs import StageInputs
 
     from .figures import Plan
 
@@ -26,7 +26,7 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count == 0 or count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 
-def look(cfg: Any, prepared: Prepared, plan: Plan) -> Findings:
+def look(cfg: Any, prepared: StageInputs, plan: Plan) -> Findings:
     """Judge a plan."""
     problems: list[str] = []
     warnings: list[str] = []
@@ -47,7 +47,7 @@ def look(cfg: Any, prepared: Prepared, plan: Plan) -> Findings:
     return Findings(tuple(problems), tuple(warnings), tuple(_assumptions(plan)))
 
 
-def _engine(prepared: Prepared, plan: Plan, problems: list[str], warnings: list[str]) -> None:
+def _engine(prepared: StageInputs, plan: Plan, problems: list[str], warnings: list[str]) -> None:
     card, memory, engine = plan.place.card, plan.engine, prepared.safety.engine
     if memory is None:
         unknown = sorted(set(prepared.models) - set(plan.sizes))
@@ -78,7 +78,7 @@ def _engine(prepared: Prepared, plan: Plan, problems: list[str], warnings: list[
     )
 
 
-def _ways(prepared: Prepared, plan: Plan) -> str:
+def _ways(prepared: StageInputs, plan: Plan) -> str:
     """What would make the engine smaller, without what is set already."""
     engine = prepared.safety.engine
     ways = []
@@ -161,7 +161,7 @@ def _training_ways(plan: Plan) -> str:
     return f"Ways out: {'; '.join(ways)}; a smaller base_model; a larger card."
 
 
-def _time(prepared: Prepared, plan: Plan, problems: list[str], warnings: list[str]) -> None:
+def _time(prepared: StageInputs, plan: Plan, problems: list[str], warnings: list[str]) -> None:
     limit = prepared.safety.max_hours
     if plan.hours is None:
         if plan.load.requests and (limit is not None or plan.place.card is not None):

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from axolotl_safety.engines.journal import Journal
-from axolotl_safety.pipeline.inputs import Prepared
+from axolotl_safety.pipeline.inputs import StageInputs
 from axolotl_safety.util.errors import ConfigError
 
 from .cards import machine_cards
@@ -17,7 +17,7 @@ LOG = logging.getLogger(__name__)
 _SAMPLE_ROWS = 64  # per entry: enough for hours to a tenth, and a fraction of a second to look at
 
 
-def check_plan(cfg: Any, prepared: Prepared, journals: dict[str, Journal]) -> Plan:
+def check_plan(cfg: Any, prepared: StageInputs, journals: dict[str, Journal]) -> Plan:
     """Plan what is left on this machine's cards, and stop what cannot work.
 
     Raises:

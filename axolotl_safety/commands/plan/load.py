@@ -9,7 +9,7 @@ from typing import Any
 
 from axolotl_safety.config.section import our_entries
 from axolotl_safety.guards.judge import ModelGuard
-from axolotl_safety.pipeline.inputs import Prepared, prepare
+from axolotl_safety.pipeline.inputs import StageInputs, stage_inputs
 from axolotl_safety.util.errors import ConfigError
 
 from . import machine
@@ -48,7 +48,7 @@ def capabilities_of(card: Card, count: int) -> dict[str, Any]:
     }
 
 
-def plan_run(cfg: Any, place: Place, engine_wanted: bool = False) -> tuple[Plan, dict[str, Any], Prepared]:
+def plan_run(cfg: Any, place: Place, engine_wanted: bool = False) -> tuple[Plan, dict[str, Any], StageInputs]:
     """Plan a config on this machine, or for cards elsewhere.
 
     Args:
@@ -65,7 +65,7 @@ def plan_run(cfg: Any, place: Place, engine_wanted: bool = False) -> tuple[Plan,
     assumed = None
     if place.elsewhere and engine.backend in ("auto", "vllm"):
         assumed = "vllm"  # what the other machine has installed cannot be seen from here
-    prepared = prepare(cfg, assumed, engine_wanted)
+    prepared = stage_inputs(cfg, section(cfg), assumed, engine_wanted)
     journals = prepared.open_journals(read_only=True)
     try:
         plan = make_plan(cfg, prepared, journals, place)
@@ -85,7 +85,7 @@ def plan_run(cfg: Any, place: Place, engine_wanted: bool = False) -> tuple[Plan,
     return replace(plan, findings=findings), found, prepared
 
 
-def names_of(cfg: Any, prepared: Prepared) -> list[tuple[str, str | None]]:
+def names_of(cfg: Any, prepared: StageInputs) -> list[tuple[str, str | None]]:
     """The models that a run reads, and their revisions."""
     guards = [(guard.files.spec.path, None) for guard in prepared.guards if isinstance(guard, ModelGuard)]
     return [(str(cfg.base_model), cfg.revision_of_model), *guards]

@@ -13,7 +13,7 @@ from axolotl_safety.engines.gpu.vllm_settings import tensor_parallel_size
 from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.model_files import ModelFiles
 from axolotl_safety.guards.judge import ModelGuard
-from axolotl_safety.pipeline.inputs import Prepared
+from axolotl_safety.pipeline.inputs import StageInputs
 from axolotl_safety.util.errors import ConfigError
 
 from . import machine
@@ -29,7 +29,7 @@ _LIVE = 0.7  # of its final length a sequence under way has on average; long one
 
 
 def make_plan(
-    cfg: Any, prepared: Prepared, journals: dict[str, Journal], place: Place, sample: int | None = None
+    cfg: Any, prepared: StageInputs, journals: dict[str, Journal], place: Place, sample: int | None = None
 ) -> Plan:
     """Plan a run. Nothing is loaded, asked or written.
 
@@ -40,7 +40,7 @@ def make_plan(
         place: where it would run.
         sample: look at this many rows of each entry only.
     """
-    prepared = prepared.selected(None)
+    prepared = prepared.selected()
     load = workload(prepared, walk(prepared, journals, sample))
     sizes = {name: size for name, files in _files(prepared).items() if (size := _size(files)) is not None}
     engine, copies = None, 1
@@ -83,7 +83,7 @@ def make_plan(
     return replace(plan, findings=look(cfg, prepared, plan))
 
 
-def _files(prepared: Prepared) -> dict[str, ModelFiles]:
+def _files(prepared: StageInputs) -> dict[str, ModelFiles]:
     guards = {guard.key: guard.files for guard in prepared.guards if isinstance(guard, ModelGuard)}
     return {"target": prepared.files} | guards
 
@@ -95,7 +95,7 @@ def _size(files: ModelFiles) -> ModelSize | None:
         return None
 
 
-def _residents(prepared: Prepared, sizes: Mapping[str, ModelSize], load: Workload, gpu: bool) -> list[Resident]:
+def _residents(prepared: StageInputs, sizes: Mapping[str, ModelSize], load: Workload, gpu: bool) -> list[Resident]:
     """The models that share a card, the target first."""
     usual_new = sum(phase.new_tokens for phase in load.phases if phase.model == "target")
     completions = sum(phase.requests for phase in load.phases if phase.model == "target" and phase.new_tokens)
@@ -138,7 +138,7 @@ def quantization_of(files: ModelFiles) -> str | None:
     return "bitsandbytes" if four else "fp8"
 
 
-def _engine(prepared: Prepared, residents: Sequence[Resident], place: Place) -> tuple[EngineMemory, int]:
+def _engine(prepared: StageInputs, residents: Sequence[Resident], place: Place) -> tuple[EngineMemory, int]:
     """Memory of one card, and how many copies of the engine run."""
     engine, card, count = prepared.safety.engine, place.card, len(place.cards)
     assert card is not None

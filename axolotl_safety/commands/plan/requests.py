@@ -1,4 +1,4 @@
-"""What is still to be asked: the stage's own walk over its rows, with a queue that notes instead of asking.
+"""What is still to be asked: the methods' own coroutines, before a queue that notes instead of asking.
 
 The first attempt is known exactly, prompts included. Whether a row needs a further attempt is not; each missing
 request counts with the chance that it will be made.
@@ -6,22 +6,19 @@ request counts with the chance that it will be made.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
 from axolotl_safety.data.sources import select_rows
-from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.data.types import Outcome
-from axolotl_safety.engines.base import Answer, Completion, Failure
+from axolotl_safety.engines.base import Completion, Failure
 from axolotl_safety.engines.journal import Journal
-from axolotl_safety.engines.queue import Work, WorkQueue, kind_of
-from axolotl_safety.guards.judge import ORIGINALS
-from axolotl_safety.methods import run as at_work
-from axolotl_safety.pipeline.inputs import Prepared
+from axolotl_safety.engines.queue import Answerer, Found, Purpose, Work, WorkQueue
+from axolotl_safety.methods.run import answer_rows
+from axolotl_safety.pipeline.inputs import StageInputs
+from axolotl_safety.util.loop import run_async
 
 
 @dataclass(frozen=True)
@@ -30,19 +27,17 @@ class Wanted:
 
     Attributes:
         kind: ``completion``, ``verdict`` or ``score``.
-        title: as the progress line would say.
+        purpose: what it would be asked for.
         model: who would answer.
         row_id: of the row that a completion is for, else empty.
-        stage: likewise which proposal.
         prompt_tokens: to read; of a score, its response too.
         limit: most tokens to write.
     """
 
     kind: str
-    title: str
+    purpose: Purpose
     model: str
     row_id: str
-    stage: str
     prompt_tokens: int
     limit: int
 
@@ -52,7 +47,7 @@ class Walk:
     """What a walk over the rows found.
 
     Attributes:
-        wanted: what is missing, in the order of asking.
+        wanted: what is missing, each row's in the order of asking.
         held: by kind, how many of the requests stand in the journal.
         lengths: by request id, tokens of the completions that the journal holds.
         outcomes: how every row would end if nothing more were asked.
@@ -75,78 +70,61 @@ class DryQueue(WorkQueue):
         """Look into these journals, and note into this walk."""
         super().__init__(journals, None)
         self._walk = walk
-        self._seen: set[tuple[str, str]] = set()
+        self._seen: set[str] = set()
 
-    def finish(
+    async def ask(
         self,
-        work: Sequence[Work],
+        request: Work,
         kind: str,
-        title: str,
-        describe: Callable[[Work], dict[str, Any]] | None = None,
-        accept: Callable[[str], bool] | None = None,
-        engine: Any = None,
-    ) -> None:
-        """Sort requests into held and wanted, each once."""
-        for request in work:
-            own = kind_of(request, kind)
-            if (own, request.request_id) in self._seen:
-                continue
-            self._seen.add((own, request.request_id))
-            if self._held(request, kind):
-                self._walk.held[own] += 1
-                continue
-            note = describe(request) if describe else {}
-            tokens = len(getattr(request, "prompt_token_ids", ())) + len(getattr(request, "response_token_ids", ()))
+        note: dict[str, Any] | None = None,
+        judge: Answerer | None = None,
+        purpose: Purpose | None = None,
+    ) -> Found:
+        """As the journal has it, else a failure, upon which the method asks again; each is counted once."""
+        held, first = self._held(request, kind), request.request_id not in self._seen
+        self._seen.add(request.request_id)
+        if held is None and first:
+            row_id = (note or {}).get("row_id", "")
             limit = getattr(getattr(request, "sampling", None), "max_new_tokens", 0)
-            place = (note.get("row_id", ""), note.get("stage", ""))
-            self._walk.wanted.append(Wanted(own, title, request.model, *place, tokens, limit))
-
-    def completion(self, request: Any, kind: str = "completion") -> Completion | Answer | Failure:
-        """As the journal has it, else a failure, upon which the method asks again."""
-        found = super().completion(request, kind)
-        if kind == "completion" and isinstance(found, Completion):
-            self._walk.lengths[request.request_id] = len(found.token_ids)
-        return found
+            read = request.tokens - limit
+            self._walk.wanted.append(Wanted(kind, purpose or Purpose(), request.model, row_id, read, limit))
+        elif first:
+            self._walk.held[kind] += 1
+            if isinstance(held, Completion) and kind == "completion":
+                self._walk.lengths[request.request_id] = len(held.token_ids)
+        return held or Failure(request.request_id, "missing", "")
 
 
-def take_rows(prepared: Prepared, count: int) -> Prepared:
+def take_rows(inputs: StageInputs, count: int) -> StageInputs:
     """The same with at most so many rows per entry, drawn as ``max_rows`` draws them."""
 
     def fewer(entry: Any) -> Any:
-        chosen = select_rows([task.example.row_id for task in entry.tasks], count, prepared.safety.seed)
+        chosen = select_rows([task.example.row_id for task in entry.tasks], count, inputs.safety.seed)
         return replace(entry, tasks=tuple(task for task in entry.tasks if task.example.row_id in chosen), bad=())
 
-    return replace(prepared, entries=tuple(fewer(entry) for entry in prepared.entries))
+    return replace(inputs, entries=tuple(fewer(entry) for entry in inputs.entries))
 
 
-def walk(prepared: Prepared, journals: dict[str, Journal], sample: int | None = None) -> Walk:
+def walk(inputs: StageInputs, journals: dict[str, Journal], sample: int | None = None) -> Walk:
     """Find out what is missing.
 
     Args:
-        prepared: the stage.
+        inputs: the stage.
         journals: as they are.
         sample: look at this many rows of each entry only.
     """
-    looked = take_rows(prepared, sample) if sample else prepared
+    looked = take_rows(inputs, sample) if sample else inputs
     found = Walk(
         scale={
             whole.index: len(whole.tasks) / len(part.tasks)
-            for whole, part in zip(prepared.entries, looked.entries, strict=True)
+            for whole, part in zip(inputs.entries, looked.entries, strict=True)
         }
     )
-    if prepared.backend == "none":
-        return found
-    queue = DryQueue(journals, found)
-    looked = replace(looked, tokens=_remembering(looked.tokens))
-    found.outcomes, _ = at_work.run(looked.workshops(queue), looked.safety, looked.entries, looked.sequence_len)
+    if inputs.backend != "none":
+        queue = DryQueue(journals, found)
+        answered = run_async(answer_rows(looked.contexts(queue), looked.safety, looked.entries, queue))
+        found.outcomes = answered.outcomes
     return found
-
-
-def _remembering(tokens: TargetTokenizer) -> TargetTokenizer:
-    """The same tokenizer, which renders no prompt twice: a walk asks for every row in every attempt."""
-    remembering = copy.copy(tokens)
-    remembering.prompt_ids = cache(tokens.prompt_ids)  # type: ignore[method-assign]
-    return remembering
 
 
 def attempts(found: Walk, chance: Callable[[Wanted], float]) -> tuple[list[float], dict[str, float]]:
@@ -162,19 +140,18 @@ def attempts(found: Walk, chance: Callable[[Wanted], float]) -> tuple[list[float
         A weight per wanted request (1 for what is no completion), and by row id the chance that it ends with nothing.
     """
     left: dict[str, float] = defaultdict(lambda: 1.0)
-    now: dict[str, tuple[str, float]] = {}
+    now: dict[str, tuple[Purpose, float]] = {}
     weights = []
     for one in found.wanted:
-        if one.kind != "completion" or one.title.startswith("probing "):
+        if one.kind != "completion" or one.purpose.kind == "probe":
             weights.append(1.0)
             continue
-        if now.get(one.row_id, ("", 0.0))[0] != one.title:
-            now[one.row_id] = (one.title, left[one.row_id])
+        if one.row_id not in now or now[one.row_id][0] != one.purpose:
+            now[one.row_id] = (one.purpose, left[one.row_id])
         weights.append(now[one.row_id][1])
         left[one.row_id] *= 1 - chance(one)
     failing = sum(left.values()) / len(left) if left else 1.0
     weights = [
-        failing if one.kind == "verdict" and one.title == ORIGINALS else weight
-        for one, weight in zip(found.wanted, weights, strict=True)
+        failing if one.purpose.kind == "original" else weight for one, weight in zip(found.wanted, weights, strict=True)
     ]
     return weights, dict(left)

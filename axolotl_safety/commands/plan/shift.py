@@ -14,14 +14,18 @@ from typing import Any
 import numpy as np
 
 from axolotl_safety.data.entries import Entry
-from axolotl_safety.data.types import Task
-from axolotl_safety.engines.base import Engine, ScoreRequest
+from axolotl_safety.data.types import Key, Task
+from axolotl_safety.engines.base import Engine
 from axolotl_safety.engines.choose import start_engine
+from axolotl_safety.engines.progress import Progress
 from axolotl_safety.engines.queue import WorkQueue, score_request
-from axolotl_safety.pipeline.inputs import Prepared
+from axolotl_safety.methods.run import bounded
+from axolotl_safety.pipeline.inputs import StageInputs
 from axolotl_safety.pipeline.ranks import exclusive
+from axolotl_safety.pipeline.stage import start_inputs
 from axolotl_safety.util.errors import DataError
 from axolotl_safety.util.interrupt import interruptible
+from axolotl_safety.util.loop import run_async
 
 from .requests import take_rows
 
@@ -52,55 +56,57 @@ class ShiftFigures:
 
 
 def measure_shift(
-    cfg: Any, prepared: Prepared, count: int, make_engine: Callable[..., Engine] = start_engine
+    cfg: Any, inputs: StageInputs, count: int, make_engine: Callable[..., Engine] = start_engine
 ) -> list[ShiftFigures]:
     """Score a sample of every entry's references; the scores stay in the journal, and the stage uses them again.
 
     Args:
         cfg: the final Axolotl config.
-        prepared: the stage, with an engine.
+        inputs: the stage, with an engine.
         count: references per dataset entry.
         make_engine: how an engine is started; tests script one.
 
     Raises:
         DataError: no dataset has a reference.
     """
-    from axolotl_safety.pipeline.stage import start_prepared
-
-    with_references = [_with_references(prepared, entry) for entry in prepared.entries]
+    with_references = [_with_references(inputs, entry) for entry in inputs.entries]
     entries = [entry for entry in with_references if entry.tasks]
     if not entries:
         raise DataError("no dataset here has a response to measure; name its column: safety: {response_field: ...}.")
-    sample = take_rows(replace(prepared, entries=tuple(entries)), count)
+    sample = take_rows(replace(inputs, entries=tuple(entries)), count)
     alone = replace(sample, guards=[])
     with interruptible(f"axolotl safety-plan {cfg.axolotl_config_path} --measure-shift {count}"):
-        with exclusive(prepared.work_dir):
-            queue = WorkQueue(alone.open_journals(), lambda: start_prepared(alone, make_engine))
-            try:
-                work = {task.key: _score(prepared, task) for entry in sample.entries for task in entry.tasks}
-                queue.finish(list(work.values()), "score", "NLL of the references")
-                found = {key: queue.nll(request) for key, request in work.items()}
-            finally:
-                queue.close()
+        with exclusive(inputs.work_dir):
+            queue = WorkQueue(alone.open_journals(), lambda: start_inputs(alone, make_engine))
+            found = run_async(_nlls(sample, queue))
     return [figures for entry in sample.entries for figures in _figures(entry, found)]
 
 
-def _with_references(prepared: Prepared, entry: Entry) -> Entry:
+def _with_references(inputs: StageInputs, entry: Entry) -> Entry:
     """Only the rows that have a reference; ThinkSafe sets it aside."""
     kept = []
     for task in entry.tasks:
         ids = task.reference_ids
         said = (task.example.thought, task.example.answer)
-        if ids is None and task.example.answer and not prepared.tokens.has_control_token(*said):
-            ids = prepared.tokens.response_ids(*said)
-        window = prepared.files.max_positions or prepared.sequence_len
-        if ids and len(task.prompt_ids) + len(ids) <= min(window, prepared.sequence_len):
+        if ids is None and task.example.answer and not inputs.tokens.has_control_token(*said):
+            ids = inputs.tokens.response_ids(*said)
+        window = inputs.files.max_positions or inputs.sequence_len
+        if ids and len(task.prompt_ids) + len(ids) <= min(window, inputs.sequence_len):
             kept.append(replace(task, reference_ids=ids))
     return replace(entry, tasks=tuple(kept))
 
 
-def _score(prepared: Prepared, task: Task) -> ScoreRequest:
-    return score_request(prepared, task.prompt_ids, task.reference_ids or ())
+async def _nlls(sample: StageInputs, queue: WorkQueue) -> dict[Key, float | None]:
+    tasks = [task for entry in sample.entries for task in entry.tasks]
+
+    async def nll(task: Task) -> float | None:
+        found = await queue.nll(score_request(sample.fingerprint, task.prompt_ids, task.reference_ids or ()))
+        progress.done()
+        return found
+
+    async with queue:
+        with Progress("references scored", len(tasks), queue) as progress:
+            return dict(zip([task.key for task in tasks], await bounded(tasks, nll), strict=True))
 
 
 def _figures(entry: Entry, found: dict[Any, float | None]) -> list[ShiftFigures]:

@@ -8,7 +8,7 @@ Prefill and scoring are bound by arithmetic: 2 FLOPs per parameter and token.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .cards import Card
@@ -102,7 +102,7 @@ def tokens_per_second(
 def phase_seconds(
     phase: Phase, model: Resident, seat: Seat, card: Card, efficiency: Efficiency, eager: bool = False
 ) -> float:
-    """Seconds of one phase on one copy of the engine: prefill, decoding with busy slots, and the last ones alone."""
+    """Seconds of one phase on one copy of the engine: prefill, and decoding with busy slots."""
     if not phase.requests:
         return 0.0
     stretch = efficiency.length if phase.guessed else 1.0
@@ -111,12 +111,22 @@ def phase_seconds(
     prefill = 2 * model.size.parameters * read / (efficiency.flops * (card.flops or math.nan))
     if not written:
         return prefill
-    mean = written / phase.requests
     slots = min(seat.slots, phase.requests)
-    steady = written / tokens_per_second(model, seat, card, efficiency, eager, slots)
-    # When the queue is empty the slots drain one by one; the last completion is a long one.
-    drain = max(0.0, min(phase.longest, 3 * mean) - mean) * step_seconds(model, card, 1, mean, efficiency, eager)
-    return prefill + steady + drain
+    return prefill + written / tokens_per_second(model, seat, card, efficiency, eager, slots)
+
+
+def drain_seconds(
+    phases: Sequence[Phase], models: Mapping[str, Resident], card: Card, efficiency: Efficiency, eager: bool = False
+) -> float:
+    """When nothing waits any more, the slots empty one by one; the last completion is a long one. Once for all phases,
+    since no phase waits for another to end."""
+    longest = 0.0
+    for phase in phases:
+        if phase.requests and phase.new_tokens:
+            mean = phase.new_tokens * (efficiency.length if phase.guessed else 1.0) / phase.requests
+            tail = max(0.0, min(phase.longest, 3 * mean) - mean)
+            longest = max(longest, tail * step_seconds(models[phase.model], card, 1, mean, efficiency, eager))
+    return longest
 
 
 def combined(card: Card, count: int) -> Card:
@@ -152,4 +162,7 @@ def total_seconds(
         return phase_seconds(share, models[phase.model], seats[phase.model], card, efficiency, eager)
 
     known = [phase for phase in phases if phase.model in models]
-    return {name: sum(seconds(phase, efficiency) for phase in known) for name, efficiency in RANGE.items()}
+    return {
+        name: sum(seconds(phase, efficiency) for phase in known) + drain_seconds(known, models, card, efficiency, eager)
+        for name, efficiency in RANGE.items()
+    }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -13,9 +16,12 @@ from axolotl_safety.data.types import Key, Outcome
 from axolotl_safety.engines.base import Completion, Engine, EngineFigures, Request, Result, Sampling, ScoreRequest
 from axolotl_safety.engines.choose import start_engine
 from axolotl_safety.engines.queue import WorkQueue
-from axolotl_safety.pipeline.inputs import Prepared
+from axolotl_safety.methods.base import method_named
+from axolotl_safety.pipeline.inputs import StageInputs
 from axolotl_safety.pipeline.ranks import exclusive
+from axolotl_safety.pipeline.stage import answer, start_inputs
 from axolotl_safety.util.interrupt import interruptible
+from axolotl_safety.util.loop import run_async
 
 from .figures import Plan
 from .plan import make_plan
@@ -43,18 +49,18 @@ class Trial:
     seconds_left: float | None
 
 
-def spread(prepared: Prepared, count: int) -> Prepared:
+def spread(inputs: StageInputs, count: int) -> StageInputs:
     """The same with so many rows in all, taken in turn from every dataset entry and label.
 
     The rows are those that a smaller ``max_rows`` would take, so that the real run asks for them too.
     """
     groups = []
-    for entry in prepared.entries:
-        if entry.method == "vanilla":
+    for entry in inputs.entries:
+        if not method_named(entry.method).generates:
             continue
         for label in ("harmful", "benign"):
             ids = [task.example.row_id for task in entry.tasks if task.label == label]
-            drawn = _in_order_of_draw(ids, count, prepared.safety.seed)
+            drawn = _in_order_of_draw(ids, count, inputs.safety.seed)
             groups.append([(entry.index, row_id) for row_id in drawn])
     turns = [key for turn in zip_longest(*groups) for key in turn if key is not None]
     chosen: set[Key] = set(turns[:count])
@@ -62,8 +68,8 @@ def spread(prepared: Prepared, count: int) -> Prepared:
     def fewer(entry: Any) -> Any:
         return replace(entry, tasks=tuple(task for task in entry.tasks if task.key in chosen), bad=())
 
-    entries = (fewer(entry) for entry in prepared.entries)
-    return replace(prepared, entries=tuple(entry for entry in entries if entry.tasks))
+    entries = (fewer(entry) for entry in inputs.entries)
+    return replace(inputs, entries=tuple(entry for entry in entries if entry.tasks))
 
 
 def _in_order_of_draw(row_ids: list[str], count: int, seed: int) -> list[str]:
@@ -74,65 +80,57 @@ def _in_order_of_draw(row_ids: list[str], count: int, seed: int) -> list[str]:
 
 
 def try_rows(
-    cfg: Any, prepared: Prepared, before: Plan, count: int, make_engine: Callable[..., Engine] = start_engine
+    cfg: Any, inputs: StageInputs, before: Plan, count: int, make_engine: Callable[..., Engine] = start_engine
 ) -> Trial:
     """Run a few rows; what they make stays in the journal for the real run.
 
     Args:
         cfg: the final Axolotl config.
-        prepared: the whole stage.
+        inputs: the whole stage.
         before: its plan, for where it runs.
         count: rows.
         make_engine: how an engine is started; tests script one.
     """
-    from axolotl_safety.pipeline.stage import answer, start_prepared
-
-    few = spread(prepared, count)
+    few = spread(inputs, count)
     meters: list[Meter] = []
 
     def start() -> Meter:
-        meters.append(Meter(start_prepared(few, make_engine)))
-        meters[0].warm_up(few.models, few.tokens.stop_token_ids[0])
+        meters.append(Meter(start_inputs(few, make_engine), few.tokens.stop_token_ids[0]))
         return meters[0]
 
-    with interruptible(f"axolotl safety-plan {cfg.axolotl_config_path} --try {count}"), exclusive(prepared.work_dir):
-        journals = few.open_journals()
-        queue = WorkQueue(journals, start)
-        try:
-            outcomes, _ = answer(few, queue)
-            after = make_plan(cfg, prepared, journals, before.place)
-        finally:
-            queue.close()
+    with interruptible(f"axolotl safety-plan {cfg.axolotl_config_path} --try {count}"), exclusive(inputs.work_dir):
+        queue = WorkQueue(few.open_journals(), start)
+        _, answered = run_async(answer(few, queue))
+        after = make_plan(cfg, inputs, inputs.open_journals(read_only=True), before.place)
     measured = meters[0].measured if meters else []
-    seconds = sum(one.seconds for one in measured)
+    seconds = meters[0].seconds if meters else 0.0
     return Trial(
-        tuple(outcome for rows in outcomes.values() for outcome in rows),
+        tuple(outcome for rows in answered.outcomes.values() for outcome in rows),
         queue.made["completion"],
         meters[0].rate if meters else None,
         seconds,
         after,
-        left(after, measured) if seconds else None,
+        left(after, measured, seconds) if seconds else None,
     )
 
 
-def left(plan: Plan, measured: Sequence[Measured]) -> float | None:
+def left(plan: Plan, measured: Sequence[Phase], seconds: float) -> float | None:
     """Seconds for the rest at the speed that was measured.
 
     On a card with figures, the plan's own seconds are corrected by how wrong they were about the measured calls:
     eight rows leave slots empty, and the plan knows what filling them gains. Elsewhere the work is counted in FLOPs (2
     per parameter and token), which takes no gain from larger batches into account.
     """
-    seconds = sum(one.seconds for one in measured)
     if plan.seconds is not None and plan.engine is not None and plan.place.card is not None:
         seats = {seat.name: seat for seat in plan.engine.seats}
         card = combined(plan.place.card, plan.engine.parallel)
         eager = plan.backend == "transformers"
         predicted = 0.0
         for one in measured:
-            model, seat = plan.residents[one.phase.model], seats[one.phase.model]
-            predicted += phase_seconds(one.phase, model, seat, card, RANGE["middle"], eager)
+            model, seat = plan.residents[one.model], seats[one.model]
+            predicted += phase_seconds(one, model, seat, card, RANGE["middle"], eager)
         return plan.seconds["middle"] * seconds / predicted
-    if not set(plan.sizes) >= {one.phase.model for one in measured}:
+    if not set(plan.sizes) >= {one.model for one in measured}:
         return None
 
     def work(phases: Any) -> float:
@@ -142,65 +140,100 @@ def left(plan: Plan, measured: Sequence[Measured]) -> float | None:
             if phase.model in plan.sizes
         )
 
-    done = work(one.phase for one in measured)
+    done = work(measured)
     return work(plan.load.phases) * seconds / done if done else None
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One call of the engine: the work, as a phase of known lengths, and its seconds."""
-
-    phase: Phase
-    seconds: float
-
-
 class Meter:
-    """An engine that notes what every call took. Loading is not part of it: `warm_up` has each model loaded before."""
+    """An engine that notes what its models read and wrote, and how long they were at work; loading is no part of it.
 
-    def __init__(self, engine: Engine):
-        """Wrap an engine."""
+    Args:
+        engine: the one that works.
+        token_id: what each model is asked to continue by one token first, so that it is loaded.
+    """
+
+    def __init__(self, engine: Engine, token_id: int):
         self._engine = engine
-        self.measured: list[Measured] = []
+        self._token_id = token_id
+        self._warm: dict[str, asyncio.Task[Result]] = {}
+        self._kinds: dict[tuple[str, bool], _Kind] = defaultdict(_Kind)
+        self._all = _Clock()
 
     @property
     def figures(self) -> EngineFigures:
         """Those of the engine."""
         return self._engine.figures
 
-    def warm_up(self, models: Iterable[str], token_id: int) -> None:
-        """Have every model write one token. Nothing of it is kept."""
-        sampling = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=1)
-        requests = [Request(f"warm-up {name}", name, (token_id,), sampling, 0, ()) for name in models]
-        for _ in self._engine.run(requests):
-            pass
+    def window(self, model: str) -> int:
+        """As the engine's."""
+        return self._engine.window(model)
 
-    def run(self, requests: Iterable[Request | ScoreRequest]) -> Iterator[Result]:
-        """As the engine does."""
-        requests = list(requests)
-        started = time.monotonic()
-        written = 0
-        for result in self._engine.run(requests):
-            written += len(result.token_ids) if isinstance(result, Completion) else 0
-            yield result
-        seconds = time.monotonic() - started
-        if requests:
-            read = sum(len(one.prompt_token_ids) + len(getattr(one, "response_token_ids", ())) for one in requests)
-            longest = max((one.sampling.max_new_tokens for one in requests if isinstance(one, Request)), default=0)
-            phase = Phase("measured", requests[0].model, len(requests), read, written, longest, guessed=False)
-            self.measured.append(Measured(phase, seconds))
+    async def answer(self, request: Request | ScoreRequest) -> Result:
+        """As the engine does, once the model is loaded."""
+        if request.model not in self._warm:
+            sampling = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=1)
+            first = Request(f"warm-up {request.model}", request.model, (self._token_id,), sampling, 0, ())
+            self._warm[request.model] = asyncio.create_task(self._engine.answer(first))
+        await asyncio.shield(self._warm[request.model])
+        kind = self._kinds[request.model, isinstance(request, Request)]
+        with self._all.running(), kind.clock.running():
+            result = await self._engine.answer(request)
+        limit = request.sampling.max_new_tokens if isinstance(request, Request) else 0
+        kind.requests += 1
+        kind.read += request.tokens - limit
+        kind.written += len(result.token_ids) if isinstance(result, Completion) else 0
+        kind.longest = max(kind.longest, limit)
+        return result
 
-    def close(self) -> None:
+    async def close(self, at_once: bool = False) -> None:
         """End the engine."""
-        self._engine.close()
+        await self._engine.close(at_once)
+
+    @property
+    def measured(self) -> list[Phase]:
+        """What was done, by model and kind."""
+        return [
+            Phase("measured", model, kind.requests, kind.read, kind.written, kind.longest, guessed=False)
+            for (model, _), kind in self._kinds.items()
+        ]
 
     @property
     def seconds(self) -> float:
-        """Of all calls."""
-        return sum(one.seconds for one in self.measured)
+        """In which any model was at work."""
+        return self._all.seconds
 
     @property
     def rate(self) -> float | None:
         """Tokens per second that the target wrote, None if it wrote none."""
-        wrote = [one for one in self.measured if one.phase.model == "target" and one.phase.new_tokens]
-        seconds = sum(one.seconds for one in wrote)
-        return sum(one.phase.new_tokens for one in wrote) / seconds if seconds else None
+        wrote = self._kinds.get(("target", True))
+        return wrote.written / wrote.clock.seconds if wrote and wrote.written else None
+
+
+class _Clock:
+    """Seconds in which at least one of several things was under way."""
+
+    def __init__(self) -> None:
+        self.seconds = self._since = 0.0
+        self._running = 0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """One of them."""
+        self._since = self._since if self._running else time.monotonic()
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self.seconds += 0.0 if self._running else time.monotonic() - self._since
+
+
+@dataclass
+class _Kind:
+    """Completions or scores of one model."""
+
+    clock: _Clock = field(default_factory=_Clock)
+    requests: int = 0
+    read: int = 0
+    written: int = 0
+    longest: int = 0

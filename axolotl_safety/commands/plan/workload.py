@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from axolotl_safety.data.types import Task
-from axolotl_safety.guards.base import Judged
+from axolotl_safety.engines.queue import Purpose
+from axolotl_safety.guards.base import GuardInput
 from axolotl_safety.guards.judge import Guard, ModelGuard
-from axolotl_safety.pipeline.inputs import Prepared
+from axolotl_safety.methods.base import method_named
+from axolotl_safety.pipeline.inputs import StageInputs
 
-from .expect import LENGTHS, Expectation
+from .expect import LABELS, Expectation
 from .requests import Walk, Wanted, attempts
 from .speed import Phase
 
@@ -71,11 +73,11 @@ class Workload:
         return sum(phase.requests for phase in self.phases)
 
 
-def workload(prepared: Prepared, found: Walk) -> Workload:
+def workload(inputs: StageInputs, found: Walk) -> Workload:
     """Weigh what a walk found."""
-    expect = Expectation(prepared, found)
+    expect = Expectation(inputs, found)
     weights, failing = attempts(found, expect.chance)
-    places = {task.example.row_id: task.entry for entry in reversed(prepared.entries) for task in entry.tasks}
+    places = {task.example.row_id: task.entry for entry in reversed(inputs.entries) for task in entry.tasks}
     mean_scale = sum(found.scale.values()) / max(1, len(found.scale))
     weights = [
         weight * (found.scale[places[one.row_id]] if one.row_id else mean_scale)
@@ -84,28 +86,29 @@ def workload(prepared: Prepared, found: Walk) -> Workload:
     weighed = list(zip(found.wanted, weights, strict=True))
     asked = [(one, weight) for one, weight in weighed if one.kind == "completion"]
     phases = _completions(asked, expect)
-    phases += _refinements(prepared, found, failing, expect, phases)
+    refinements = _refinements(inputs, failing, expect, asked)
+    phases += refinements
     made = [(expect.tasks[one.row_id], expect.tokens(one), weight) for one, weight in asked]
-    phases += _verdicts(prepared, weighed, made, phases)
-    phases += _scores(prepared, found, weighed, asked, expect)
+    phases += _verdicts(inputs, weighed, made, sum(phase.requests for phase in refinements))
+    phases += _scores(inputs, found, weighed, asked, expect)
     total = sum(weight for _, weight in asked)
     prompts = sum(weight * one.prompt_tokens for one, weight in asked)
-    pairs = sorted({(method, label) for method in prepared.sampling for label in LENGTHS})
+    pairs = sorted({(method, label) for method in inputs.sampling for label in LABELS})
     return Workload(
-        tuple(_entry(entry, found, asked, failing, places) for entry in prepared.entries),
+        tuple(_entry(entry, found, asked, failing, places) for entry in inputs.entries),
         tuple(phase for phase in phases if phase.requests > 0),
         dict(found.held),
         {f"{method}, {label}": expect.acceptance(method, label) for method, label in pairs},
         {f"{method}, {label}": expect.length(method, label) for method, label in pairs},
         prompts / total if total else 0.0,
-        _longest(prepared, found),
+        _longest(inputs, found),
     )
 
 
 def _completions(asked: list[tuple[Wanted, float]], expect: Expectation) -> list[Phase]:
     titles: dict[str, list[tuple[Wanted, float]]] = defaultdict(list)
     for one, weight in asked:
-        titles[one.title].append((one, weight))
+        titles[_title(one.purpose)].append((one, weight))
     return [
         Phase(
             title,
@@ -120,38 +123,52 @@ def _completions(asked: list[tuple[Wanted, float]], expect: Expectation) -> list
     ]
 
 
+def _title(purpose: Purpose) -> str:
+    return f"{purpose.proposal}, {purpose.kind} {purpose.number + 1}"
+
+
 def _refinements(
-    prepared: Prepared, found: Walk, failing: Mapping[str, float], expect: Expectation, phases: list[Phase]
+    inputs: StageInputs,
+    failing: Mapping[str, float],
+    expect: Expectation,
+    asked: list[tuple[Wanted, float]],
 ) -> list[Phase]:
-    """Rounds of DGR beyond the first rewrite: about as long as that, for the rows that have one."""
-    rounds, n = prepared.safety.dgr.refine_rounds, prepared.safety.dgr.n
-    first = next((phase for phase in phases if phase.title == "rewrites"), None)
-    if not rounds or first is None:
-        return []
-    tasks = [task for entry in prepared.entries if entry.method == "dgr" for task in entry.tasks]
-    rows = sum(1 - failing.get(task.example.row_id, 0.0) for task in tasks)
-    factor = rows * n / first.requests
-    return [
-        Phase(
-            f"refine round {number + 1}",
-            "target",
-            first.requests * factor * _REFINES_ON**number,
-            first.prompt_tokens * factor * _REFINES_ON**number,
-            first.new_tokens * factor * _REFINES_ON**number,
-            first.longest,
-        )
-        for number in range(rounds)
-    ]
+    """Rounds that follow an accepted response: about as long as the first attempt, for the rows that have one."""
+    phases = []
+    for entry in inputs.entries:
+        if entry.method not in inputs.sampling:
+            continue
+        config = method_named(entry.method).config(inputs.safety)
+        rows = {task.example.row_id for task in entry.tasks}
+        first = [
+            (one, weight)
+            for one, weight in asked
+            if one.row_id in rows and one.purpose.kind == "attempt" and one.purpose.number == 0
+        ]
+        requests = sum(weight for _, weight in first)
+        succeeding = sum(1 - failing.get(row_id, 0.0) for row_id in rows)
+        for number in range(expect.rounds(entry.method, config) if requests else 0):
+            factor = succeeding * config.n / requests * _REFINES_ON**number
+            phases.append(
+                Phase(
+                    f"{entry.method}, refine round {number + 1}",
+                    "target",
+                    requests * factor,
+                    sum(weight * one.prompt_tokens for one, weight in first) * factor,
+                    sum(weight * expect.tokens(one) for one, weight in first) * factor,
+                    max(one.limit for one, _ in first),
+                )
+            )
+    return phases
 
 
 def _verdicts(
-    prepared: Prepared, weighed: list[tuple[Wanted, float]], made: list[tuple[Task, float, float]], phases: list[Phase]
+    inputs: StageInputs, weighed: list[tuple[Wanted, float]], made: list[tuple[Task, float, float]], refined: float
 ) -> list[Phase]:
     """What the guards will read: known responses exactly, those to come by their expected length."""
     found = []
-    refined = sum(phase.requests for phase in phases if phase.title.startswith("refine"))
     for guard, config in zip(
-        prepared.guards, prepared.safety.guard, strict=False
+        inputs.guards, inputs.safety.guard, strict=False
     ):  # all, or none where only scores are asked
         known = [(one, weight) for one, weight in weighed if one.kind == "verdict" and one.model == _key(guard)]
         segments = 2 if config.segment == "both" else 1
@@ -173,7 +190,7 @@ def _verdicts(
 
 
 def _scores(
-    prepared: Prepared,
+    inputs: StageInputs,
     found: Walk,
     weighed: list[tuple[Wanted, float]],
     asked: list[tuple[Wanted, float]],
@@ -181,7 +198,7 @@ def _scores(
 ) -> list[Phase]:
     """References and accepted responses at the raw prompt; with weights, each also at the sampling temperature."""
     known = [(one, weight) for one, weight in weighed if one.kind == "score" and one.model == "target"]
-    times = 3 if prepared.safety.choice == "resample" else 1
+    times = 3 if inputs.safety.choice == "resample" else 1
     good = [(one, weight * expect.chance(one)) for one, weight in asked]
     count = sum(weight for _, weight in known) + times * sum(weight for _, weight in good)
     read = sum(weight * one.prompt_tokens for one, weight in known) + times * sum(
@@ -191,37 +208,38 @@ def _scores(
 
 
 def _entry(entry, found: Walk, asked, failing: Mapping[str, float], places: Mapping[str, int]) -> EntryPlan:
+    labels, unusable = dict(Counter(task.label for task in entry.tasks)), dict(Counter(row.reason for row in entry.bad))
     outcomes = found.outcomes.get(entry.index, [])
     scale = found.scale.get(entry.index, 1.0)
     finished = sum(outcome.status != "rejected" for outcome in outcomes)
     rows = {task.example.row_id for task in entry.tasks}
     walked = [outcome.row_id for outcome in outcomes if outcome.row_id in rows]
     expected = sum(1 - failing[row_id] for row_id in walked if row_id in failing)
-    if entry.method == "vanilla":
-        finished = len(entry.tasks)
+    if not method_named(entry.method).generates:
+        return EntryPlan(entry.source.name, entry.method, labels, unusable, 0, 0.0, len(entry.tasks), len(entry.tasks))
     return EntryPlan(
         entry.source.name,
         entry.method,
-        dict(Counter(task.label for task in entry.tasks)),
-        dict(Counter(row.reason for row in entry.bad)),
+        labels,
+        unusable,
         round(scale * sum(request in found.lengths for outcome in outcomes for request in outcome.request_ids)),
         sum(weight for one, weight in asked if places[one.row_id] == entry.index),
-        round(scale * finished) if entry.method != "vanilla" else finished,
-        (scale * (finished + expected)) if entry.method != "vanilla" else finished,
+        round(scale * finished),
+        scale * (finished + expected),
     )
 
 
-def _longest(prepared: Prepared, found: Walk) -> dict[str, int]:
+def _longest(inputs: StageInputs, found: Walk) -> dict[str, int]:
     """The longest sequence by model; a guard reads prompt and response with its own words around them."""
     room = [one.prompt_tokens + one.limit for one in found.wanted if one.model == "target"]
-    prompts = [len(task.prompt_ids) for entry in prepared.entries for task in entry.tasks]
-    limit = max((drawn.max_new_tokens for drawn in prepared.sampling.values()), default=0)
-    longest = {"target": max(room, default=min(prepared.sequence_len, max(prompts, default=0) + limit))}
+    prompts = [len(task.prompt_ids) for entry in inputs.entries for task in entry.tasks]
+    limit = max((drawn.max_new_tokens for drawn in inputs.sampling.values()), default=0)
+    longest = {"target": max(room, default=min(inputs.sequence_len, max(prompts, default=0) + limit))}
     for guard, config in zip(
-        prepared.guards, prepared.safety.guard, strict=False
+        inputs.guards, inputs.safety.guard, strict=False
     ):  # all, or none where only scores are asked
         if isinstance(guard, ModelGuard):
-            whole = prepared.sequence_len + _frame(guard) + config.max_new_tokens
+            whole = inputs.sequence_len + _frame(guard) + config.max_new_tokens
             window = guard.files.max_positions
             longest[guard.key] = min(whole, window) if window else whole
     return longest
@@ -235,5 +253,5 @@ def _frame(guard: Guard) -> int:
     """Tokens that a guard's prompt has besides prompt and response."""
     if not isinstance(guard, ModelGuard):
         return 0
-    made = guard.requests(Judged("x", "", "x", ""))
+    made = guard.requests(GuardInput("x", "", "x", ""))
     return len(made[0].prompt_token_ids) if not isinstance(made, str) and made else 0

@@ -1,157 +1,32 @@
-"""Many requests to one server: a bounded number under way, results as they come, clear ends."""
+"""Many requests to one server: faults that may pass are waited out, others end the run clearly."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from .replies import Passing
-
-if TYPE_CHECKING:
-    from tenacity import AsyncRetrying, RetryCallState
-
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from axolotl_safety.engines.base import Failure
 from axolotl_safety.util.errors import StageError
 
-from .replies import Malformed
+from .replies import Malformed, Passing
 from .server import Server, quiet_httpx
 
 if TYPE_CHECKING:
     import httpx
+    from tenacity import AsyncRetrying, RetryCallState
 
+_SETTLE_SECONDS = 0.05  # requests that are refused without being sent come before others have begun
 
-class Asked(Protocol):
-    """Anything with an id that its result carries."""
-
-    @property
-    def request_id(self) -> str: ...
-
-
-Item = TypeVar("Item", bound=Asked)
-Found = TypeVar("Found")
-Ask = Callable[["httpx.AsyncClient", Item], Awaitable[Found]]
-
-
-class _GivenUp(Exception):
-    """A request whose faults did not pass."""
-
-
-def answers(
-    server: Server, items: Iterable[Item], ask: Ask[Item, Found], patience: Patience
-) -> Generator[Found | Failure, None, None]:
-    """Yield one result per item, in the order they come. Holds no more items and results than are under way.
-
-    When an item must be given up, those under way are still waited for and yielded, so that the caller can keep them;
-    the error comes after them. Closing the generator breaks off what is under way at once.
-
-    Args:
-        server: who is asked.
-        items: what is asked, taken one by one.
-        ask: one try; raises `Passing` for what may be tried again. A reply that stays `Malformed` is a failure of its
-            item alone.
-        patience: how often and how long.
-
-    Raises:
-        StageError: the server did not answer for too long.
-        ConfigError: as ``ask`` raises it.
-    """
-    import httpx
-
-    client = httpx.AsyncClient(**server.options())
-    waiting, under_way = iter(items), 0
-    error: Exception | None = None
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
-    finished: asyncio.Queue[Any] = asyncio.Queue()
-    tasks: set[asyncio.Task[None]] = set()  # a loop alone does not keep its tasks alive
-
-    async def work(item: Item) -> None:
-        try:
-            outcome = await _patiently(client, item, ask, patience, stop)
-        except Exception as fault:  # whatever it is ends the run, from where the results are taken
-            outcome = fault
-        finished.put_nowait(outcome)
-
-    try:
-        with quiet_httpx():
-            while True:
-                for item in islice(waiting, server.concurrency - under_way) if error is None else ():
-                    tasks.add(task := loop.create_task(work(item)))
-                    task.add_done_callback(tasks.discard)
-                    under_way += 1
-                if not under_way:
-                    break
-                outcome = loop.run_until_complete(finished.get())
-                under_way -= 1
-                if not isinstance(outcome, Exception):
-                    yield outcome
-                elif error is None or (isinstance(error, _GivenUp) and not isinstance(outcome, _GivenUp)):
-                    error = outcome
-                    stop.set()
-    finally:  # also where nobody listens any more: what is under way is broken off at once
-        loop.run_until_complete(_end(client))
-        loop.close()
-    if isinstance(error, _GivenUp):
-        raise StageError(
-            f"{server.label} at {server.root!r} does not answer {error}. What it has finished is journalled; run again "
-            "when the server is back, and only the rest is asked."
-        )
-    if error is not None:
-        raise error
-
-
-async def _patiently(
-    client: httpx.AsyncClient, item: Item, ask: Ask[Item, Found], patience: Patience, stop: asyncio.Event
-) -> Found | Failure:
-    started, retrying = time.monotonic(), patience.retrying(stop)
-    try:
-        return await retrying(ask, client, item)
-    except Passing as fault:
-        tries = retrying.statistics["attempt_number"]
-        if isinstance(fault, Malformed) and tries >= patience.attempts:
-            return Failure(item.request_id, "malformed", str(fault))
-        raise _GivenUp(f"after {tries} tries over {time.monotonic() - started:.0f} s: {fault}") from fault
-
-
-def hold_back(results: Iterable[Found | Failure], check: Callable[[list[Failure]], None]) -> Iterator[Found | Failure]:
-    """Yield results, failures only after the first sound one.
-
-    A server that refuses everything is not set up right, which must not become the rows' fate.
-
-    Args:
-        results: as they come.
-        check: called with the failures if there is nothing else; raises if they are the server's fault.
-    """
-    held: list[Failure] | None = []
-    for result in results:
-        if held is not None and isinstance(result, Failure):
-            held.append(result)
-            continue
-        yield result
-        yield from held or ()
-        held = None
-    if held:
-        check(held)
-        yield from held
-
-
-async def _end(client: httpx.AsyncClient) -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await client.aclose()
+Ask = Callable[["httpx.AsyncClient", Any], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """Exponential backoff with jitter, bounded in tries and in time.
 
     Attributes:
@@ -189,3 +64,120 @@ class Patience:
         asked = fault.wait_seconds if isinstance(fault, Passing) else None
         backoff = min(self.first_wait_seconds * 2.0 ** (state.attempt_number - 1), self.longest_wait_seconds)
         return (backoff if asked is None else asked) + random.uniform(0, self.first_wait_seconds)
+
+
+class Flow:
+    """Requests to one server, each tried until it is answered, refused or given up.
+
+    A server that refuses everything is not set up right, which must not become the rows' fate: refusals are held back
+    until the first answer of another kind.
+
+    Args:
+        server: who is asked.
+        ask: one try; raises `Passing` for what may be tried again. A reply that stays `Malformed` is a failure of its
+            request alone.
+        policy: how often and how long.
+        all_refused: called with the refusals if there is nothing else; raises if they are the server's fault.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        ask: Ask,
+        policy: RetryPolicy,
+        all_refused: Callable[[list[Failure]], Awaitable[None]] | None = None,
+    ) -> None:
+        self._server = server
+        self._ask = ask
+        self._policy = policy
+        self._all_refused = all_refused
+        self._client: httpx.AsyncClient | None = None
+        self._stack = ExitStack()
+        self._trusted = all_refused is None
+
+    async def answer(self, item: Any) -> Any:
+        """The result of one request, or its failure.
+
+        Raises:
+            StageError: the server did not answer for too long; the other requests stop trying again.
+            ConfigError: as ``ask`` or ``all_refused`` raises it.
+        """
+        client = self._open()
+        self._under_way += 1
+        try:
+            result = await self._patiently(client, item)
+            if not isinstance(result, Failure):
+                self._trust()
+            elif not self._trusted:
+                await self._hold_back(result)
+            return result
+        except Exception:
+            self._stop.set()
+            raise
+        finally:
+            self._under_way -= 1
+            self._look()
+
+    async def close(self) -> None:
+        """Break off what is under way; another request opens the connection anew."""
+        client, self._client = self._client, None
+        self._stack.close()
+        if client is not None:
+            await client.aclose()
+
+    def _open(self) -> httpx.AsyncClient:
+        if self._client is None:
+            import httpx
+
+            self._stack.enter_context(quiet_httpx())
+            self._client = httpx.AsyncClient(**self._server.options())
+            self._stop = asyncio.Event()
+            self._verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._held: list[Failure] = []
+            self._checking: asyncio.Task[None] | None = None
+            self._under_way = 0
+        return self._client
+
+    async def _patiently(self, client: httpx.AsyncClient, item: Any) -> Any:
+        started, retrying = time.monotonic(), self._policy.retrying(self._stop)
+        try:
+            return await retrying(self._ask, client, item)
+        except Passing as fault:
+            tries = retrying.statistics["attempt_number"]
+            if isinstance(fault, Malformed) and tries >= self._policy.attempts:
+                return Failure(item.request_id, "malformed", str(fault))
+            seconds = time.monotonic() - started
+            raise StageError(
+                f"{self._server.label} at {self._server.root!r} does not answer after {tries} tries over "
+                f"{seconds:.0f} s: {fault}. What it has finished is journalled; run again when the server is back, and "
+                "only the rest is asked."
+            ) from fault
+
+    async def _hold_back(self, failure: Failure) -> None:
+        self._held.append(failure)
+        self._look()
+        await asyncio.shield(self._verdict)
+
+    def _trust(self) -> None:
+        self._trusted = True
+        if not self._verdict.done():
+            self._verdict.set_result(None)
+
+    def _look(self) -> None:
+        """Where everything under way is a refusal, find out whether that is the server's fault."""
+        if self._held and not self._trusted and self._checking is None and len(self._held) >= self._under_way:
+            self._checking = asyncio.create_task(self._check())
+
+    async def _check(self) -> None:
+        assert self._all_refused is not None
+        await asyncio.sleep(_SETTLE_SECONDS)
+        self._checking = None
+        if self._trusted or len(self._held) < self._under_way:
+            return
+        try:
+            await self._all_refused(self._held)
+        except Exception as error:
+            if not self._verdict.done():
+                self._verdict.set_exception(error)
+        else:
+            self._trust()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 
 from axolotl_safety.engines.base import Failure, Request, ScoreRequest
@@ -11,64 +11,56 @@ Asked = Request | ScoreRequest
 Numbered = tuple[int, Asked]
 
 
-def _length(request: Asked) -> int:
-    """Tokens that a request can come to."""
-    if isinstance(request, ScoreRequest):
-        return len(request.prompt_token_ids) + len(request.response_token_ids)
-    return len(request.prompt_token_ids) + request.sampling.max_new_tokens
-
-
 class Backlog:
-    """The requests of one run that no child has, shared by all lanes.
-
-    The longest go first, so that the end of the run does not wait for one long straggler and batch mates have similar
-    lengths. The models keep the order in which they first appear, so that one model's memory is needed at a time.
-
-    Args:
-        requests: what is asked.
-        first_number: the number of the first request; every request of an engine has its own.
+    """The requests that no child has, shared by all replicas, by model in the order in which they came.
 
     Attributes:
-        models: the models asked for, in order.
-        unanswered: requests without a result, wherever they are.
-        next_number: one more than the last number given.
+        unanswered: by model, requests without a result, wherever they are.
     """
 
-    def __init__(self, requests: Iterable[Asked], first_number: int = 0) -> None:
-        asked = list(requests)
-        order: dict[str, int] = {}
-        for request in asked:
-            order.setdefault(request.model, len(order))
-        asked.sort(key=lambda request: (order[request.model], -_length(request)))
-        self.models = tuple(order)
-        self.unanswered = len(asked)
-        self.next_number = first_number + len(asked)
-        self._waiting = deque(enumerate(asked, first_number))
+    def __init__(self) -> None:
+        self.unanswered: Counter[str] = Counter()
+        self._waiting: defaultdict[str, deque[Numbered]] = defaultdict(deque)
 
-    def take(self) -> Numbered | None:
-        """The next request, or None when none waits."""
-        return self._waiting.popleft() if self._waiting else None
+    def add(self, number: int, request: Asked) -> None:
+        """Takes a request in."""
+        self.unanswered[request.model] += 1
+        self._waiting[request.model].append((number, request))
+
+    def take(self, full: Iterable[str] = ()) -> Numbered | None:
+        """The next request for a model other than these, or None when none waits."""
+        for model, waiting in self._waiting.items():
+            if waiting and model not in full:
+                return waiting.popleft()
+        return None
 
     def give_back(self, requests: list[Numbered]) -> None:
         """Puts requests to the front again, in their order."""
-        self._waiting.extendleft(reversed(requests))
+        for number, request in reversed(requests):
+            self._waiting[request.model].appendleft((number, request))
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self.unanswered.clear()
+        self._waiting.clear()
 
 
 class Ledger:
-    """What one lane took from the backlog: in flight, under suspicion, on trial.
+    """What one replica took from the backlog: in flight, under suspicion, on trial.
 
     After a crash the requests that the child was working on are suspects: each is tried alone. One that kills the
     child alone, its second time, is poisoned and set aside.
 
     Args:
         backlog: where the requests come from.
-        window: how many requests may be with the child at once.
+        window: how many requests for one model may be with the child at once.
     """
 
     def __init__(self, backlog: Backlog, window: int) -> None:
         self._backlog = backlog
         self._window = window
         self._in_flight: dict[int, Asked] = {}
+        self._by_model: Counter[str] = Counter()
         self._active: set[int] = set()
         self._suspects: deque[Numbered] = deque()
         self._on_trial: int | None = None
@@ -78,11 +70,12 @@ class Ledger:
         """How many requests are with the child."""
         return len(self._in_flight)
 
-    def next_to_send(self, share: int | None = None) -> Numbered | None:
+    def next_to_send(self, replicas: int = 1) -> Numbered | None:
         """What the child may get now, booked as in flight; None when it has enough or nothing waits.
 
         Args:
-            share: the most that this lane may hold, where less than the window is fair to the other lanes.
+            replicas: how many share the backlog. Where less is left than all of them could hold, none takes more than
+                its part: the last requests would wait for it while others are idle.
         """
         if self._on_trial is not None:
             return None
@@ -92,35 +85,40 @@ class Ledger:
             number, request = self._suspects.popleft()
             self._on_trial = number
         else:
-            room = self._window if share is None else min(self._window, share)
-            taken = self._backlog.take() if len(self._in_flight) < room else None
+            taken = self._backlog.take([model for model in self._by_model if self._is_full(model, replicas)])
             if taken is None:
                 return None
             number, request = taken
         self._in_flight[number] = request
+        self._by_model[request.model] += 1
         return number, request
+
+    def _is_full(self, model: str, replicas: int) -> bool:
+        share = -(-self._backlog.unanswered[model] // replicas)
+        return self._by_model[model] >= min(self._window, share)
 
     def started(self, numbers: Iterable[int]) -> None:
         """Books the requests that the child now works on."""
         self._active.update(number for number in numbers if number in self._in_flight)
 
     def finished(self, number: int) -> Asked | None:
-        """Books a result; returns its request, or None for one that is not in flight (an earlier, cancelled run)."""
+        """Books a result; returns its request, or None for one that is not in flight (it was cancelled)."""
         request = self._in_flight.pop(number, None)
         self._active.discard(number)
         if number == self._on_trial:
             self._on_trial = None
         if request is not None:
-            self._backlog.unanswered -= 1
+            self._by_model[request.model] -= 1
+            self._backlog.unanswered[request.model] -= 1
         return request
 
-    def crashed(self, cause: str) -> Failure | None:
+    def crashed(self, cause: str) -> tuple[int, Failure] | None:
         """Books the child's death: nothing in flight is lost.
 
         Returns:
-            The failure of the request that was on trial, if it was the one that the child worked on.
+            Number and failure of the request that was on trial, if it was the one that the child worked on.
         """
-        poisoned: Failure | None = None
+        poisoned: tuple[int, Failure] | None = None
         back: list[Numbered] = []
         for number, request in self._in_flight.items():
             if number not in self._active:
@@ -130,23 +128,30 @@ class Ledger:
                     f"The engine died twice while it worked on this request, the second time on it alone ({cause}). "
                     "It was set aside and the run went on; look at its prompt, or drop the row."
                 )
-                poisoned = Failure(request.request_id, "poisoned", message)
-                self._backlog.unanswered -= 1
+                poisoned = number, Failure(request.request_id, "poisoned", message)
+                self._backlog.unanswered[request.model] -= 1
             else:
                 self._suspects.append((number, request))
         if self._on_trial is not None and back:
             self._suspects.extendleft(reversed(back))  # died before it was touched: still a suspect
         else:
             self._backlog.give_back(back)
-        self._in_flight.clear()
-        self._active.clear()
-        self._on_trial = None
+        self._forget()
         return poisoned
 
     def hand_back(self) -> None:
-        """Gives everything back to the backlog: this lane is given up. Suspects are then as any other request."""
+        """Gives everything back to the backlog: this replica is given up. Suspects are then as any other request."""
         self._backlog.give_back([*self._in_flight.items(), *self._suspects])
         self._suspects.clear()
+        self._forget()
+
+    def cancel(self) -> None:
+        """Forgets everything, suspects too."""
+        self._suspects.clear()
+        self._forget()
+
+    def _forget(self) -> None:
         self._in_flight.clear()
+        self._by_model.clear()
         self._active.clear()
         self._on_trial = None

@@ -1,7 +1,8 @@
-"""How a lane's child is started: here, in a session of its own, with its share of the GPUs and cores."""
+"""How a replica's child is started: here, in a session of its own, with its share of the GPUs and cores."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -16,7 +17,7 @@ WORKER = Path(__file__).parents[1] / "worker"
 
 
 class Process(Protocol):
-    """A child as a lane sees it, wherever it runs.
+    """A child as a replica sees it, wherever it runs.
 
     Attributes:
         pid: its process id on its machine; 0 while that is not known.
@@ -59,11 +60,11 @@ class Process(Protocol):
 class Launcher(Protocol):
     """Where children run."""
 
-    def start(self, arguments: Sequence[str], lane: int, log_path: Path) -> Process:
-        """Starts a worker with these arguments for a lane. Raises EngineError."""
+    def start(self, arguments: Sequence[str], index: int, log_path: Path) -> Process:
+        """Starts a worker with these arguments for a replica. Raises EngineError."""
 
-    def wait(self, children: Sequence[Any], seconds: float) -> None:
-        """Waits until one of the children that this launcher started has something to say."""
+    async def wait(self, children: Sequence[Any], news: asyncio.Event, seconds: float) -> None:
+        """Waits until one of these children has something to say, or until there is news."""
 
     def close(self) -> None:
         """Gives back what the launcher itself holds, once its children are gone."""
@@ -76,7 +77,7 @@ class LocalLauncher:
     Attributes:
         python: interpreter; None means this one.
         worker_path: script or folder that the interpreter runs.
-        devices: per lane, the GPUs as ``CUDA_VISIBLE_DEVICES`` names them; empty leaves the variable alone.
+        devices: per replica, the GPUs as ``CUDA_VISIBLE_DEVICES`` names them; empty leaves the variable alone.
         threads: CPU threads of a child's libraries; None leaves the choice to them.
     """
 
@@ -85,8 +86,8 @@ class LocalLauncher:
     devices: tuple[tuple[str, ...], ...] = ()
     threads: int | None = None
 
-    def start(self, arguments: Sequence[str], lane: int, log_path: Path) -> process.Child:
-        """Starts a worker with these arguments for a lane. Raises EngineError."""
+    def start(self, arguments: Sequence[str], index: int, log_path: Path) -> process.Child:
+        """Starts a worker with these arguments for a replica. Raises EngineError."""
         python = self.python or sys.executable
         command = [python, str(self.worker_path), *arguments]
         if threading.current_thread() is threading.main_thread():
@@ -96,14 +97,24 @@ class LocalLauncher:
             os.environ,
             # Not by what links point at: two environments often share the interpreter that theirs link to.
             other_python=os.path.abspath(python) != os.path.abspath(sys.executable),
-            devices=self.devices[lane] if self.devices else None,
+            devices=self.devices[index] if self.devices else None,
             threads=self.threads,
         )
         return process.Child(command, environ, log_path)
 
-    def wait(self, children: Sequence[process.Child], seconds: float) -> None:
-        """Waits until one of the children has something to say."""
-        process.wait(children, seconds)
+    async def wait(self, children: Sequence[process.Child], news: asyncio.Event, seconds: float) -> None:
+        """Waits until one of these children has something to say or takes more, or until there is news."""
+        loop, places = asyncio.get_running_loop(), [child.fileno() for child in children]
+        for place in places:
+            loop.add_reader(place, news.set)
+        try:
+            async with asyncio.timeout(seconds):
+                await news.wait()
+        except TimeoutError:
+            pass
+        finally:
+            for place in places:
+                loop.remove_reader(place)
 
     def close(self) -> None:
         """Nothing is held here."""

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ class Child:
         self._asked_to_end: float | None = None
 
     def fileno(self) -> int:
-        """What becomes readable when `poll` has something to do, so that one wait serves several children."""
+        """What becomes readable when `poll` has something to do, so that one loop serves several children."""
         return self._selector.fileno()
 
     def send(self, message: dict[str, Any]) -> None:
@@ -222,11 +221,6 @@ def tail_of(log_path: Path) -> str:
             return log.read().decode(errors="replace").strip()
     except OSError as error:
         return f"(no log: {error})"
-
-
-def wait(children: Sequence[Child], seconds: float) -> None:
-    """Waits until one of the children has something to say or takes more, at most ``seconds``."""
-    connection.wait(children, seconds)
 
 
 def peak_rss_bytes(pid: int) -> int:

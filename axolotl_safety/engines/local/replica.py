@@ -1,4 +1,4 @@
-"""One lane of the engine: a child and what it was given, from its start over its crashes to its end."""
+"""One replica of the engine: a child and what it was given, from its start over its crashes to its end."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LaneSettings:
-    """What all lanes of an engine have in common.
+class ReplicaSettings:
+    """What all replicas of an engine have in common.
 
     Attributes:
         models: the models by the name that requests use.
-        window: requests with a child at once.
+        window: requests for one model with a child at once.
         stall_seconds: silence after which a child counts as hung.
         load_seconds: the same while it starts or loads a model.
-        max_restarts: restarts in a row without any progress before a lane is given up.
+        max_restarts: restarts in a row without any progress before a replica is given up.
         log_path: where the log of the next child goes.
-        start: starts a child for a lane.
-        clock: seconds that count as silence.
+        start: starts a child for a replica.
     """
 
     models: Mapping[str, ModelSpec]
@@ -40,25 +39,24 @@ class LaneSettings:
     max_restarts: int
     log_path: Callable[[], Path]
     start: Callable[[int, Path], Process]
-    clock: Callable[[], float]
 
 
-class Lane:
+class Replica:
     """A child that starts with its first request, is restarted when it dies, and takes from the common backlog.
 
     Attributes:
-        index: its place among the lanes; decides its GPUs.
+        index: its place among the replicas; decides its GPUs.
         child: the process, while there is one.
-        given_up: why this lane takes no more requests, or None.
+        given_up: why this replica takes no more requests, or None.
     """
 
-    def __init__(self, index: int, settings: LaneSettings, figures: EngineFigures) -> None:
+    def __init__(self, index: int, settings: ReplicaSettings, figures: EngineFigures) -> None:
         self.index = index
         self.child: Process | None = None
         self.given_up: EngineError | None = None
         self._settings = settings
         self._figures = figures
-        self._ledger = Ledger(Backlog(()), 0)
+        self._ledger = Ledger(Backlog(), 0)
         self._asked_to_load: set[str] = set()
         self._loading: str | None = None  # what the child is busy with while it may be silent for long
         self._heard = 0.0
@@ -66,25 +64,25 @@ class Lane:
         self._pid_noted = False
 
     def begin(self, backlog: Backlog) -> None:
-        """Turns to a new run. A child that is there stays."""
+        """Turns to new work. A child that is there stays."""
         self._ledger = Ledger(backlog, self._settings.window)
         self._fruitless_restarts = 0
         self.given_up = None
 
-    def take(self, share: int) -> bool:
+    def take(self, replicas: int) -> bool:
         """Takes one request, if there is room and one waits, and queues it for the child; whether it did.
 
         Raises:
             EngineError: the child cannot be started.
         """
         busy = self._ledger.in_flight > 0
-        taken = self._ledger.next_to_send(share)
+        taken = self._ledger.next_to_send(replicas)
         if taken is None:
             return False
         number, request = taken
         child = self.child or self._start()
         if not busy:
-            self._heard = self._settings.clock()  # a child that had nothing to do had nothing to say
+            self._heard = time.monotonic()  # a child that had nothing to do had nothing to say
         if request.model not in self._asked_to_load:
             self._asked_to_load.add(request.model)
             spec = self._settings.models[request.model]
@@ -92,12 +90,12 @@ class Lane:
         child.send(request_message(number, request))
         return True
 
-    def listen(self) -> list[Result]:
+    def listen(self) -> list[tuple[int, Result]]:
         """Takes in what the child has said, and sees whether it is dead or silent.
 
         Returns:
-            Results, among them the failure of a request that killed the child. If the lane came to its end, `given_up`
-            is set and what it held is back in the backlog.
+            Results by number, among them the failure of a request that killed the child. If the replica came to its
+            end, `given_up` is set and what it held is back in the backlog.
         """
         child, ledger, results = self.child, self._ledger, []
         if child is None:
@@ -105,13 +103,13 @@ class Lane:
         messages = child.poll(0)
         self._note_pid(child)
         if messages:
-            self._heard = self._settings.clock()
+            self._heard = time.monotonic()
         for message in messages:
             if message["type"] in ("completion", "score", "failure"):
                 request = ledger.finished(message["id"])
                 if request is not None:
                     self._fruitless_restarts = 0
-                    results.append(result_of(message, request))
+                    results.append((message["id"], result_of(message, request)))
             elif message["type"] == "started":
                 ledger.started(message["ids"])
             elif message["type"] == "fatal":
@@ -119,10 +117,10 @@ class Lane:
                 return results
             else:
                 self._note(message, child)
-        silence = self._settings.clock() - self._heard
+        silence = time.monotonic() - self._heard
         if child.ended:
             results += self._crashed(child, child.cause())
-        elif ledger.in_flight and silence > self._patience:
+        elif ledger.in_flight and silence > self._longest_silence:
             busy = f" while {self._loading}" if self._loading else ""
             results += self._crashed(child, f"silent for {silence:.0f} s{busy}")
         return results
@@ -132,6 +130,7 @@ class Lane:
         if self.child and self._ledger.in_flight:
             self.child.send({"type": "cancel"})
             self.child.flush()
+        self._ledger.cancel()
 
     def end(self, grace_seconds: float) -> None:
         """Ends the child and verifies that its group is gone. Raises EngineError."""
@@ -150,7 +149,7 @@ class Lane:
         )
 
     @property
-    def _patience(self) -> float:
+    def _longest_silence(self) -> float:
         return self._settings.load_seconds if self._loading else self._settings.stall_seconds
 
     def _start(self) -> Process:
@@ -184,7 +183,7 @@ class Lane:
         elif kind == "progress":
             LOG.debug("engine: %s", message)
 
-    def _crashed(self, child: Process, cause: str) -> list[Result]:
+    def _crashed(self, child: Process, cause: str) -> list[tuple[int, Result]]:
         """The child is dead or silent: clear it away, find suspects, give up if this leads nowhere."""
         loading = self._loading
         self.end(grace_seconds=0)

@@ -7,8 +7,8 @@ is, token for token, what the model produced).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from axolotl_safety.engines.base import Completion, Failure, Request, Result, Sampling, Score, ScoreRequest
@@ -17,7 +17,7 @@ from axolotl_safety.engines.http.server import Server
 from axolotl_safety.util.errors import ConfigError
 
 LOG = logging.getLogger(__name__)
-Run = Callable[[Iterable[Request | ScoreRequest]], Generator[Result, None, None]]
+Ask = Callable[[Request | ScoreRequest], Awaitable[Result]]
 
 # Words, digits, code, other scripts and markers: tokenizers that differ differ here.
 _SAMPLE = "Is 12 × 7 = 84?\n\n<think>\nNaïve Übung: 日本語, дом, don't() { return x_1; }\n</think>\n\nYes, 84."
@@ -98,24 +98,24 @@ def check_tokenizer(server: Server, tokenizer: Any) -> tuple[int, ...]:
     return tuple(ours)
 
 
-def probe(run: Run, prompt: tuple[int, ...]) -> None:
+async def probe(ask: Ask, prompt: tuple[int, ...]) -> None:
     """Have a few tokens sampled and scored, and compare what both say of them.
 
     With top-k 1 every token's log-probability is 0 after truncation, and is not before: a server that reports the
     former cannot be used, because importance weights and NLL need the model's own.
 
     Args:
-        run: how requests are put to the server.
+        ask: puts a request to the server.
         prompt: token ids.
 
     Raises:
         ConfigError: something is missing or does not agree.
         StageError: the server does not answer.
     """
-    sampled = _one(run, Request("probe", "target", prompt, Sampling(1.0, 1.0, 1, _PROBE_TOKENS), 0, ()))
+    sampled = await ask(Request("probe", "target", prompt, Sampling(1.0, 1.0, 1, _PROBE_TOKENS), 0, ()))
     if not isinstance(sampled, Completion):
         raise _lacking(sampled)
-    scored = _one(run, ScoreRequest("probe", "target", prompt, sampled.token_ids))
+    scored = await ask(ScoreRequest("probe", "target", prompt, sampled.token_ids))
     if not isinstance(scored, Score):
         raise _lacking(scored)
     # Half precision, and a prefill that rounds differently than decoding, are worth some hundredths per token.
@@ -126,11 +126,6 @@ def probe(run: Run, prompt: tuple[int, ...]) -> None:
             "model's own, before temperature and truncation: start vLLM with --logprobs-mode raw_logprobs (its "
             "default)."
         )
-
-
-def _one(run: Run, request: Request | ScoreRequest) -> Result:
-    with closing(run([request])) as results:
-        return next(results)
 
 
 def _lacking(result: Result) -> ConfigError:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from axolotl_safety.config import EngineConfig
 from axolotl_safety.engines.base import EngineFigures, Failure, Request, Result, ScoreRequest
-from axolotl_safety.engines.http.flow import Patience, answers, hold_back
+from axolotl_safety.engines.http.flow import Flow, RetryPolicy
 from axolotl_safety.engines.http.replies import REFUSED, fault_of, first_choice
 from axolotl_safety.engines.http.server import Server, api_root
 from axolotl_safety.util.errors import ConfigError
 
 from .check import check_tokenizer, look_at, probe
-from .messages import body_of, read_completion, read_score, tokens_of
+from .messages import body_of, read_completion, read_score
 
 if TYPE_CHECKING:
     import httpx
@@ -45,71 +44,77 @@ def server_of(engine: EngineConfig, base_model: str) -> Server:
 class ServerEngine:
     """An `Engine` that asks a server for the target's completions and scores.
 
-    The server is not ours: it is neither started nor ended here, and nobody's memory is given back.
+    The server is not ours: it is neither started nor ended here, and nobody's memory is given back. Whether it can be
+    the engine is looked at before the first request.
 
     Args:
         server: who is asked.
         tokenizer: the base model's, to compare with the server's; None leaves that out.
-        patience: how long an answer is waited for, over all tries.
+        policy: how long an answer is waited for, over all tries.
     """
 
-    def __init__(self, server: Server, tokenizer: Any = None, patience: Patience | None = None) -> None:
+    def __init__(self, server: Server, tokenizer: Any = None, policy: RetryPolicy | None = None) -> None:
         self.figures = EngineFigures()
         self._server = server
         self._tokenizer = tokenizer
         # Two timeouts in a row are enough: what takes longer will not be quicker the third time.
-        self._patience = patience or Patience(_ATTEMPTS, seconds=max(900.0, 2 * server.timeout_seconds))
-        self._window: int | None = None
-        self._checked = False
-        self._answered = False
+        self._policy = policy or RetryPolicy(_ATTEMPTS, seconds=max(900.0, 2 * server.timeout_seconds))
+        self._flow = Flow(server, self._ask, self._policy, self._all_refused)
+        self._max_model_len: int | None = None
+        self._check: asyncio.Task[None] | None = None
         self._warned = False
         self._too_long = 0
+        self._opened: float | None = None
 
-    def check(self) -> None:
-        """See to it, before anything expensive starts, that the server can be the engine.
+    def window(self, model: str) -> int:
+        """Requests under way at once."""
+        return self._server.concurrency
+
+    async def check(self) -> None:
+        """See to it that the server can be the engine.
 
         Raises:
             ConfigError: it cannot be reached, refuses the key, serves another model or tokenizer, or does not tell
                 token ids or log-probabilities.
             StageError: it is there and does not answer.
         """
-        if self._checked:
-            return
         facts = look_at(self._server)
-        self._window = facts.get("max_model_len")
-        self._probe()
+        self._max_model_len = facts.get("max_model_len")
+        await self._probe()
         self.figures.server = facts
-        self._checked = True
 
-    def _probe(self) -> None:
-        hasty = replace(self._patience, attempts=min(_CHECK_ATTEMPTS, self._patience.attempts))
-        probe(lambda asked: self._results(asked, hasty), check_tokenizer(self._server, self._tokenizer))
+    async def _probe(self) -> None:
+        hasty = replace(self._policy, attempts=min(_CHECK_ATTEMPTS, self._policy.attempts))
+        flow = Flow(self._server, self._ask, hasty)
+        try:
+            await probe(flow.answer, check_tokenizer(self._server, self._tokenizer))
+        finally:
+            await flow.close()
 
-    def run(self, requests: Iterable[Request | ScoreRequest]) -> Iterator[Result]:
-        """Yield one result per request, in the order they finish.
-
-        When a request must be given up, those under way are still waited for and yielded; the error comes after them.
-        Refusals are held back until the first result of another kind.
+    async def answer(self, request: Request | ScoreRequest) -> Result:
+        """The result of one request.
 
         Raises:
             ConfigError: as `check`, or every request so far is longer than the server's window.
             StageError: the server did not answer for too long, or refuses everything.
         """
-        self.check()
-        started, self._too_long = time.monotonic(), 0
-        try:
-            with closing(self._results(requests, self._patience)) as results:
-                for result in hold_back(results, self._all_refused):
-                    self._answered = self._answered or not isinstance(result, Failure)
-                    yield result
-        finally:
-            self.figures.seconds += time.monotonic() - started
+        if self._check is None:
+            self._opened = time.monotonic()
+            self._check = asyncio.create_task(self.check())
+        if not self._check.done():
+            await asyncio.shield(self._check)
+        self._check.result()
+        return await self._flow.answer(request)
 
-    def close(self) -> None:
-        """Nothing is ours to end."""
-
-    def _results(self, requests: Iterable[Request | ScoreRequest], patience: Patience) -> Generator[Result, None, None]:
-        return answers(self._server, requests, self._ask, patience)
+    async def close(self, at_once: bool = False) -> None:
+        """Nothing is ours to end but the connection."""
+        if self._check is not None:
+            self._check.cancel()
+            await asyncio.gather(self._check, return_exceptions=True)
+        if self._opened is not None:
+            self.figures.seconds += time.monotonic() - self._opened
+            self._opened = self._check = None
+        await self._flow.close()
 
     async def _ask(self, client: httpx.AsyncClient, request: Request | ScoreRequest) -> Result:
         refusal = self._refusal(request)
@@ -131,10 +136,11 @@ class ServerEngine:
             return f"a server scores at temperature 1, and {request.temperature} was asked for"
         if isinstance(request, ScoreRequest) and not request.response_token_ids:
             return "the response to score is empty"
-        if self._window is None or tokens_of(request) <= self._window:
+        tokens = request.tokens + isinstance(request, ScoreRequest)  # a score draws one token besides
+        if self._max_model_len is None or tokens <= self._max_model_len:
             return ""
         self._too_long += 1
-        message = f"the request can come to {tokens_of(request)} tokens, the server's max_model_len is {self._window}"
+        message = f"the request can come to {tokens} tokens, the server's max_model_len is {self._max_model_len}"
         self._warn_once(f"{message}. Start it with a longer --max-model-len")
         return message
 
@@ -148,15 +154,15 @@ class ServerEngine:
             LOG.warning("engine: requests are refused, and their rows rejected and counted; the first: %s", message)
         self._warned = True
 
-    def _all_refused(self, held: list[Failure]) -> None:
-        """Nothing of a run was answered: find out whether that is the server's fault.
+    async def _all_refused(self, held: list[Failure]) -> None:
+        """Nothing was answered: find out whether that is the server's fault.
 
         Raises:
             ConfigError: it is, and stays so until somebody changes something.
         """
         if self._too_long < len(held):
-            self._probe()
-        elif not self._answered:  # later on, the last few rows may well be those that the server cannot take
+            await self._probe()
+        else:
             raise ConfigError(
                 f"safety.engine: none of {len(held)} requests fits the server: {held[0].message}. Start it with a "
                 "longer --max-model-len, or lower max_new_tokens or sequence_len."

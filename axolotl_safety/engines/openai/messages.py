@@ -44,13 +44,6 @@ def body_of(model: str, request: Request | ScoreRequest) -> dict[str, Any]:
     return {"model": model, "prompt": prompt, "ignore_eos": True, "skip_special_tokens": False, **_PLAIN, **drawn}
 
 
-def tokens_of(request: Request | ScoreRequest) -> int:
-    """The longest that a request can come to on the server, in tokens."""
-    if isinstance(request, ScoreRequest):
-        return len(request.prompt_token_ids) + len(request.response_token_ids) + 1
-    return len(request.prompt_token_ids) + request.sampling.max_new_tokens
-
-
 def read_completion(request: Request, choice: dict[str, Any]) -> Completion | Failure:
     """The completion in a reply, checked: what is trained on must be what was sampled, and complete.
 

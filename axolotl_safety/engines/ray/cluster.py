@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -65,12 +66,15 @@ class RayLauncher:
         needs = f"{self.gpus} GPU(s) on one node" if self.gpus else "a node, whatever it holds"
         return RayChild(self.ray, actor, lane, needs, log_path)
 
-    def wait(self, children: Sequence[RayChild], seconds: float) -> None:
-        """Waits until one of the children has something to say."""
+    async def wait(self, children: Sequence[RayChild], news: asyncio.Event, seconds: float) -> None:
+        """Waits until one of these children has something to say; a call to an actor is never long."""
         for child in children:
             child.flush()
-        if children and all(child.pending is not None for child in children):
-            self.ray.wait([child.pending for child in children], num_returns=1, timeout=seconds)
+        pending = [child.pending for child in children if child.pending is not None]
+        if not pending:
+            await asyncio.sleep(0)
+            return
+        await asyncio.to_thread(self.ray.wait, pending, num_returns=1, timeout=seconds)
 
     def close(self) -> None:
         """Shuts Ray down, if it was started here: a training run's Ray stays."""

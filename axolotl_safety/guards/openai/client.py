@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from axolotl_safety.engines.base import Answer, Failure, Question
-from axolotl_safety.engines.http.flow import Patience, answers, hold_back
+from axolotl_safety.engines.http.flow import Flow, RetryPolicy
 from axolotl_safety.engines.http.replies import REFUSED, Malformed, fault_of, first_choice, listed_models
 from axolotl_safety.engines.http.server import Server, api_root
 from axolotl_safety.util.errors import ConfigError, StageError
@@ -26,7 +24,7 @@ _PROBE = Question("probe", "", openai_prompt.INSTRUCTION, openai_prompt.render("
 class ChatClient:
     """Asks ``POST {base_url}/chat/completions`` for one verdict per question.
 
-    An engine to the work queue: `run` yields answers as they come, so that each is journalled before the next.
+    What the work queue asks in the place of an engine.
     """
 
     def __init__(
@@ -37,7 +35,7 @@ class ChatClient:
         concurrency: int,
         timeout_seconds: float,
         max_tokens: int,
-        patience: Patience | None = None,
+        policy: RetryPolicy | None = None,
     ):
         """Prepare; nothing is sent and no secret is read yet.
 
@@ -48,14 +46,15 @@ class ChatClient:
             concurrency: requests under way at once.
             timeout_seconds: longest that one request may take.
             max_tokens: length limit of a verdict.
-            patience: how long an answer is waited for, over all tries.
+            policy: how long an answer is waited for, over all tries.
         """
         self.server = Server(
             f"the judge {model!r}", "safety.guard", api_root(base_url), model, api_key_env, concurrency, timeout_seconds
         )
         self.place = self.server.root.split("://", 1)[-1]
         self._max_tokens = max_tokens
-        self._patience = patience or Patience()
+        self._policy = policy or RetryPolicy()
+        self._flow = Flow(self.server, self._ask, self._policy, self._greet)
         self._checked = False
         self._refusals = 0
 
@@ -75,27 +74,33 @@ class ChatClient:
             LOG.warning("guard %s: %s lists other models: %s", server.model, server.host, ", ".join(list(names)[:8]))
         self._checked = True
 
-    def run(self, questions: Iterable[Question]) -> Iterator[Answer | Failure]:
-        """Yield an answer or a failure per question, as they come.
+    def window(self, model: str) -> int:
+        """Requests under way at once."""
+        return self.server.concurrency
 
-        When a question must be given up, those under way are still waited for and yielded, so that the caller can
-        keep them; the error comes after them. Refusals are held back until the first answer, to a harmless question of
-        ours if need be: a server that refuses everything is not set up right, which must not become the rows' fate.
+    async def answer(self, question: Question) -> Answer | Failure:
+        """The answer to one question, or why there is none.
+
+        Refusals are held back until the first answer, to a harmless question of ours if need be: a server that refuses
+        everything is not set up right, which must not become the rows' fate.
 
         Raises:
             ConfigError: the key is refused, or the server does not know the model or the path.
             StageError: the server did not answer for too long, or refused everything.
         """
         self.check()
-        with closing(self._results(questions)) as results:
-            yield from hold_back(results, self._greet)
+        return await self._flow.answer(question)
 
-    def _results(self, questions: Iterable[Question]) -> Generator[Answer | Failure, None, None]:
-        return answers(self.server, questions, self._ask, self._patience)
+    async def close(self, at_once: bool = False) -> None:
+        """End the connection."""
+        await self._flow.close()
 
-    def _greet(self, held: list[Failure]) -> None:
-        with closing(self._results([_PROBE])) as results:
-            sound = isinstance(next(results), Answer)
+    async def _greet(self, held: list[Failure]) -> None:
+        flow = Flow(self.server, self._ask, self._policy)
+        try:
+            sound = isinstance(await flow.answer(_PROBE), Answer)
+        finally:
+            await flow.close()
         if not sound:
             raise StageError(
                 f"{self.server.label} at {self.server.root!r} answers nothing, not even to a greeting "

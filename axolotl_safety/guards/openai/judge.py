@@ -10,7 +10,7 @@ from typing import Any
 from axolotl_safety.config import GuardConfig
 from axolotl_safety.engines.base import Answer, Failure, Question, ScoreRequest
 from axolotl_safety.engines.queue import content_id
-from axolotl_safety.guards.base import UNPARSABLE, Judged, Verdict
+from axolotl_safety.guards.base import UNPARSABLE, GuardInput, Verdict
 
 from . import prompt as openai_prompt
 from .client import ChatClient
@@ -45,7 +45,7 @@ class OpenAIJudge:
         parts = ["openai", self.client.place, config.model]
         self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
-    def requests(self, item: Judged) -> list[Question] | str:
+    def requests(self, item: GuardInput) -> list[Question] | str:
         """One question per segment."""
         whole = [(item.thinking, item.answer)]
         apart = [("", part) for part in (item.thinking, item.answer) if part]
@@ -68,7 +68,7 @@ class OpenAIJudge:
         return None
 
     def verdict(
-        self, item: Judged, answers: Sequence[Answer | Failure], scores: Sequence[float | None] = ()
+        self, item: GuardInput, answers: Sequence[Answer | Failure], scores: Sequence[float | None] = ()
     ) -> Verdict:
         """All segments must be safe; the last one (the answer) says whether the response refuses."""
         verdicts = [_read(answer) for answer in answers]

@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from axolotl_safety.data.tokenizer import Split, TargetTokenizer
-from axolotl_safety.guards.judge import Judged
+from axolotl_safety.guards.judge import GuardInput
 from axolotl_safety.util.errors import ConfigError
 
 from .guard_score import GuardScorer
@@ -57,7 +57,7 @@ class RewardContext:
             return Split("", split.answer, "empty_think")
         return split if split.answer else Split(split.thinking, "", "empty_answer")
 
-    def safe(self, items: Sequence[Judged | None]) -> list[float]:
+    def safe(self, items: Sequence[GuardInput | None]) -> list[float]:
         """P(safe) of each response: the least that any guard gives."""
         return [min(scores) for scores in zip(*(guard.safe(items) for guard in self.guards), strict=True)]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from axolotl_safety.config import GuardConfig
-from axolotl_safety.guards.judge import BuiltinGuard, Judged, ModelGuard, load_guards
+from axolotl_safety.guards.judge import BuiltinGuard, GuardInput, ModelGuard, load_guards
 from axolotl_safety.util.errors import ConfigError, ModelError
 
 # What a guard writes before the word that decides, the words that can stand there (the safe one first), and the one
@@ -88,7 +88,7 @@ class GuardScorer:
         elif not isinstance(self._guard, BuiltinGuard):
             verdict_words(None, "openai", config.allow_controversial)  # raises: an endpoint shows no logits
 
-    def safe(self, items: Sequence[Judged | None]) -> list[float]:
+    def safe(self, items: Sequence[GuardInput | None]) -> list[float]:
         """P(safe) of each response, the least over its segments; 0 for None and for what does not fit the guard.
 
         Args:
@@ -102,7 +102,7 @@ class GuardScorer:
         scores = iter(self._scores([ids for prompts in asked for ids in prompts]))
         return [min((next(scores) for _ in prompts), default=0.0) for prompts in asked]
 
-    def _prompts(self, item: Judged) -> list[tuple[int, ...]]:
+    def _prompts(self, item: GuardInput) -> list[tuple[int, ...]]:
         made = self._guard.requests(item)
         if isinstance(made, str) or self._words is None:  # a string is the reason why it cannot be judged
             return []

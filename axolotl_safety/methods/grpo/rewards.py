@@ -17,7 +17,7 @@ from typing import Any
 
 from axolotl_safety.data.math_answers import reaches
 from axolotl_safety.data.refusal.detector import is_refusal
-from axolotl_safety.guards.judge import Judged
+from axolotl_safety.guards.judge import GuardInput
 from axolotl_safety.util.errors import DataError
 
 from .context import current
@@ -45,7 +45,7 @@ def guard_safe(prompts: Sequence[Any], completion_ids: Ids, label: Labels | None
     items = []
     for prompt, ids, row_label in zip(prompts, completion_ids, labels, strict=True):
         split = context.split(ids)
-        judged = Judged(_user_text(prompt), split.thinking, split.answer, row_label or "harmful")
+        judged = GuardInput(_user_text(prompt), split.thinking, split.answer, row_label or "harmful")
         items.append(None if split.fault else judged)
     return context.safe(items)
 
