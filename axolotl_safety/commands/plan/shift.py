@@ -21,6 +21,7 @@ from axolotl_safety.engines.queue import WorkQueue, score_request
 from axolotl_safety.pipeline.inputs import Prepared
 from axolotl_safety.pipeline.ranks import exclusive
 from axolotl_safety.util.errors import DataError
+from axolotl_safety.util.files import writing_in
 from axolotl_safety.util.interrupt import interruptible
 
 from .requests import take_rows
@@ -64,6 +65,7 @@ def measure_shift(
 
     Raises:
         DataError: no dataset has a reference.
+        StageError: the disk does not take what is written.
     """
     from axolotl_safety.pipeline.stage import start_prepared
 
@@ -74,7 +76,7 @@ def measure_shift(
     sample = take_rows(replace(prepared, entries=tuple(entries)), count)
     alone = replace(sample, guards=[])
     with interruptible(f"axolotl safety-plan {cfg.axolotl_config_path} --measure-shift {count}"):
-        with exclusive(prepared.work_dir):
+        with exclusive(prepared.work_dir), writing_in(prepared.work_dir):
             queue = WorkQueue(alone.open_journals(), lambda: start_prepared(alone, make_engine))
             try:
                 work = {task.key: _score(prepared, task) for entry in sample.entries for task in entry.tasks}

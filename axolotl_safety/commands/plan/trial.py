@@ -15,6 +15,7 @@ from axolotl_safety.engines.choose import start_engine
 from axolotl_safety.engines.queue import WorkQueue
 from axolotl_safety.pipeline.inputs import Prepared
 from axolotl_safety.pipeline.ranks import exclusive
+from axolotl_safety.util.files import writing_in
 from axolotl_safety.util.interrupt import interruptible
 
 from .figures import Plan
@@ -84,6 +85,9 @@ def try_rows(
         before: its plan, for where it runs.
         count: rows.
         make_engine: how an engine is started; tests script one.
+
+    Raises:
+        StageError: the disk does not take what is written.
     """
     from axolotl_safety.pipeline.stage import answer, start_prepared
 
@@ -95,7 +99,8 @@ def try_rows(
         meters[0].warm_up(few.models, few.tokens.stop_token_ids[0])
         return meters[0]
 
-    with interruptible(f"axolotl safety-plan {cfg.axolotl_config_path} --try {count}"), exclusive(prepared.work_dir):
+    command, work_dir = f"axolotl safety-plan {cfg.axolotl_config_path} --try {count}", prepared.work_dir
+    with interruptible(command), exclusive(work_dir), writing_in(work_dir):
         journals = few.open_journals()
         queue = WorkQueue(journals, start)
         try:
