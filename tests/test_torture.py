@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from torture.campaign import main, run
-from torture.runs import Runs
+from torture.disk import SMALLEST
+from torture.runs import Job, Runs
 from torture.scenario import Scenario
 
 SEED = 4
@@ -33,7 +34,23 @@ def test_the_short_campaign_holds(runs, capsys):
     assert summary["kill_points"] >= 8 and summary["seed"] == SEED
     assert {"proposal", "guard", "scoring", "choice", "hand-off"} <= set(summary["kills_by_phase"])
     assert summary["lost"] == summary["doubled"] == summary["unverified"] == 0
-    assert summary["identical"] == summary["compared"] > 100 and summary["clear_stops"] >= 2
+    assert summary["identical"] == summary["compared"] > 100 and summary["clear_stops"] >= 3
+
+
+@pytest.mark.parametrize("folder", ["a", f"{'a' * 200}/{'b' * 200}/{'c' * 200}"], ids=["short path", "long path"])
+@pytest.mark.parametrize("limit", [SMALLEST, 2000, 5000, 8000])
+def test_a_limit_on_files_is_the_products_and_leaves_the_campaigns_notes_whole(runs, folder, limit):
+    made, scenario = runs
+    scenario.write_rows()
+    work = scenario.folder / f"limited-{limit}" / folder / "work"
+    stopped = made.finish(Job(work, full=("limit", limit)))
+    (stop,) = set(stopped.stops)
+    assert stopped.code == 1 and stop.startswith(f"StageError: cannot write in {work}: ")
+    assert f"'{work}/journal/target-" in stop and stop.endswith("run the same command again: finished work is kept.")
+    log = stopped.log
+    assert "Traceback" in log and "--- Logging error ---" not in log and len(log) > min(limit, 4000)
+    assert stopped.made and {len(name) for name in stopped.made} == {32}
+    assert max(path.stat().st_size for path in work.rglob("*") if path.is_file()) <= limit
 
 
 @pytest.mark.timeout(900)

@@ -125,7 +125,7 @@ class Journal:
         """Write one record. It is with the operating system when this returns, on the disk within two seconds.
 
         Raises:
-            OSError: the disk is full or gone; what was half written is cut off again.
+            OSError: the disk is full or gone, and the file is named; what was half written is cut off again.
         """
         if (kind, request_id) in self._places:
             return
@@ -135,7 +135,8 @@ class Journal:
             if written != len(line):
                 said = f"{os.strerror(errno.ENOSPC)}: only {written} of {len(line)} bytes could be written"
                 raise OSError(errno.ENOSPC, said, str(self.path))
-        except OSError:
+        except OSError as error:
+            error.filename = str(self.path)  # which a refused write does not say by itself
             os.ftruncate(self._fd, self._end)
             raise
         self._places[kind, request_id] = (self._end, len(line))

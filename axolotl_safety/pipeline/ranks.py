@@ -22,7 +22,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from axolotl_safety.util.errors import StageError
-from axolotl_safety.util.files import remove_left_parts, write_atomically
+from axolotl_safety.util.files import remove_left_parts, write_atomically, writing_in
 
 LOG = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ def once(work_dir: Path, what: str, work: Callable[[], dict[str, Any]]) -> dict[
         work: returns a JSON-able result.
 
     Raises:
-        StageError: on the other ranks, when rank 0 failed, died or fell silent.
+        StageError: on the other ranks, when rank 0 failed, died or fell silent; on rank 0, when the disk does not take
+            its word or the lock.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         with exclusive(work_dir):
@@ -68,12 +69,17 @@ def once(work_dir: Path, what: str, work: Callable[[], dict[str, Any]]) -> dict[
 
 @contextmanager
 def exclusive(work_dir: Path) -> Iterator[None]:
-    """Hold the work folder alone; a second run waits, and says for whom."""
+    """Hold the work folder alone; a second run waits, and says for whom.
+
+    Raises:
+        StageError: the disk does not take the lock.
+    """
     lock = FileLock(work_dir / ".lock", mode=0o600)
     said = False
     while True:
         try:
-            lock.acquire(timeout=5)
+            with writing_in(work_dir):
+                lock.acquire(timeout=5)
             break
         except Timeout:
             if not said:
@@ -89,7 +95,8 @@ def exclusive(work_dir: Path) -> Iterator[None]:
 def _lead(work_dir: Path, status: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     def say(state: str, **fields: Any) -> None:
         word = {"state": state, "pid": os.getpid(), "host": socket.gethostname(), "time": time.time(), **fields}
-        write_atomically(status, json.dumps(word).encode())
+        with writing_in(work_dir):
+            write_atomically(status, json.dumps(word).encode())
 
     say("running")
     stop = threading.Event()
@@ -107,7 +114,10 @@ def _lead(work_dir: Path, status: Path, work: Callable[[], dict[str, Any]]) -> d
         with exclusive(work_dir):
             result = work()
     except BaseException as error:
-        say("failed", message=f"{type(error).__name__}: {error}")
+        try:
+            say("failed", message=f"{type(error).__name__}: {error}")
+        except (OSError, StageError) as unsaid:  # must not stand where the cause belongs; the others see us end
+            LOG.warning("the other ranks are not told of the failure: %s", unsaid)
         raise
     finally:
         stop.set()

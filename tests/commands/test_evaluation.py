@@ -13,16 +13,19 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from axolotl.utils.dict import DictDefault
+from click.testing import CliRunner
 from pydantic import ValidationError
 from support import evaluation as helpers
 from support import tiny
 
-from axolotl_safety.commands.evaluate import after_training, lm_eval_task
+from axolotl_safety.commands.evaluate import after_training, cli, evaluation, lm_eval_task, report
 from axolotl_safety.commands.evaluate.evaluation import evaluate
 from axolotl_safety.commands.evaluate.items import read_rows
 from axolotl_safety.commands.evaluate.overlap import overlaps
 from axolotl_safety.commands.evaluate.report import show
 from axolotl_safety.commands.evaluate.sets import KNOWN, resolve
+from axolotl_safety.config import load
 from axolotl_safety.config.evaluation import AXES, EvalConfig, EvalSetConfig
 from axolotl_safety.util.errors import ConfigError, DataError, StageError
 
@@ -145,6 +148,19 @@ def test_a_full_disk_ends_with_the_place_and_the_way_out(run, monkeypatch, work)
         run()
     done, engines = run()
     assert done.results["figures"] and (work == "pwrite" or not engines), "what was finished is asked again"
+
+
+def test_a_full_disk_under_the_figures_is_no_traceback(tmp_path, monkeypatch):
+    config_file = tmp_path / "cfg.yml"
+    config_file.write_text("{}")
+    figures = dict.fromkeys(("hash", "models", "figures", "comparisons", "safety_tax"), "")
+    shown = []
+    monkeypatch.setattr(load, "final_config", lambda _: DictDefault({"safety": {"work_dir": str(tmp_path / "work")}}))
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: evaluation.Evaluated(figures, tmp_path))
+    monkeypatch.setattr(report, "show", shown.append)
+    done = CliRunner().invoke(cli.main, [str(config_file), "--json", "/dev/full"])
+    assert done.exit_code == 1 and "Error: cannot write in /dev: [Errno 28] No space left on device" in done.output
+    assert shown == [figures], "they stand in the work folder, and are to be seen all the same"
 
 
 def test_a_trained_further_adapter_is_asked_again_and_the_base_is_not(run, tmp_path, models):

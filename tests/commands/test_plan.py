@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 
 import pytest
 from axolotl.utils.dict import DictDefault
+from click.testing import CliRunner
 from rich.console import Console
 from support import tiny
 from support.stage import config, safechain_rows, scripted, scripted_by_prompt, thinksafe_answer
 
-from axolotl_safety.commands.plan import gate, machine
+from axolotl_safety.commands.plan import cli, gate, load, machine, report
 from axolotl_safety.commands.plan.cards import CARDS, Card
 from axolotl_safety.commands.plan.figures import Place
 from axolotl_safety.commands.plan.plan import make_plan
@@ -24,7 +27,7 @@ from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.queue import Purpose
 from axolotl_safety.pipeline.inputs import stage_inputs
 from axolotl_safety.pipeline.stage import run_stage
-from axolotl_safety.util.errors import ConfigError
+from axolotl_safety.util.errors import ConfigError, StageError
 from axolotl_safety.util.terminal import visible
 
 CPU = Place(())
@@ -222,6 +225,33 @@ def test_a_trial_takes_turns_among_entries_and_labels(tmp_path, models):
     few = spread(stage_inputs(cfg, section(cfg)), 8)
     counts = [[task.label for task in entry.tasks] for entry in few.entries]
     assert sorted(counts[0]) == ["benign"] * 3 + ["harmful"] * 3 and counts[1] == ["harmful"] * 2
+
+
+@pytest.mark.parametrize("what", ["try", "measure-shift"])
+def test_a_full_disk_ends_a_trial_with_the_place_and_the_way_out(tmp_path, models, monkeypatch, what):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cfg = config(tmp_path, models("qwen3"), tiny.direct_refusal_rows(4), engine={"backend": "transformers"})
+    prepared, (start, _) = stage_inputs(cfg, section(cfg)), scripted(models("qwen3"), "qwen3")
+    plan = plan_of(cfg)
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StageError, match=f"cannot write in {tmp_path / 'work'}: .*Make room"):
+        if what == "try":
+            try_rows(cfg, prepared, plan, 2, make_engine=start)
+        else:
+            measure_shift(cfg, prepared, 2, make_engine=start)
+
+
+def test_a_full_disk_under_the_figures_is_no_traceback(tmp_path, monkeypatch):
+    config_file = tmp_path / "cfg.yml"
+    config_file.write_text("{}")
+    monkeypatch.setattr(load, "load_config", lambda *_: None)
+    monkeypatch.setattr(load, "plan_run", lambda *_, **__: (None, None, None))
+    monkeypatch.setattr(report, "show", lambda *_: None)
+    monkeypatch.setattr(report, "as_json", lambda *_: {"rows": 1})
+    done = CliRunner().invoke(cli.main, [str(config_file), "--json", "/dev/full"])
+    assert done.exit_code == 1 and "Error: cannot write in /dev: [Errno 28] No space left on device" in done.output
 
 
 def test_what_a_model_writes_cannot_steer_the_terminal(tmp_path, models):

@@ -103,7 +103,7 @@ def test_a_full_disk_stops_cleanly_and_leaves_no_part(tmp_path, monkeypatch, sho
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=f"No space left on device.*'{path}'"):
         journal.append("completion", "late", {"token_ids": [1]})
     monkeypatch.setattr(os, "pwrite", real)
     assert path.read_bytes() == whole

@@ -1,10 +1,13 @@
 """The client against a worker with the real protocol and no model: what dies, hangs, is refused or cancelled."""
 
 import ast
+import errno
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from support.engines import (
@@ -22,6 +25,8 @@ from support.engines import (
 )
 
 from axolotl_safety.engines.base import Completion, EngineError, Failure, ModelSpec, Score
+from axolotl_safety.engines.local import process
+from axolotl_safety.engines.local.engine import WorkerEngine
 
 
 def test_every_request_has_its_result_over_several_runs_on_one_child(tmp_path):
@@ -76,6 +81,37 @@ def test_prints_of_libraries_do_not_reach_the_protocol(tmp_path):
     with fake_engine(tmp_path) as engine:
         assert isinstance(next(engine.run([request("print:1")])), Completion)
     assert "nonsense" in next((tmp_path / "logs").glob("engine-*.log")).read_text()
+
+
+def test_a_log_that_the_disk_does_not_take_ends_no_child(tmp_path, monkeypatch):
+    monkeypatch.setattr(WorkerEngine, "_log_path", lambda engine: Path("/dev/full"))
+    asked = [request(f"print:{number}") for number in range(3)]
+    with fake_engine(tmp_path) as engine:
+        assert answers(engine.run(asked)) == {req.request_id: expected(req) for req in asked}
+    assert engine.figures.starts == 1
+
+
+def test_a_model_that_does_not_load_says_so_without_a_log_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(WorkerEngine, "_log_path", lambda engine: Path("/dev/full"))
+    monkeypatch.setattr(process, "tail_of", lambda log_path: "")  # that device can be read without end
+    with fake_engine(tmp_path, {"target": ModelSpec("missing")}) as engine:
+        with pytest.raises(EngineError, match=r"missing: no such file(.|\n)*Check the path"):
+            list(engine.run([request("a")]))
+
+
+def test_a_log_that_cannot_be_made_is_the_disks_fault_and_not_the_interpreters(tmp_path, monkeypatch):
+    def full(path, *arguments, **named):
+        if "engine-" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return open(path, *arguments, **named)
+
+    monkeypatch.setattr(process, "open", full, raising=False)
+    with fake_engine(tmp_path) as engine, pytest.raises(OSError, match="No space left on device.*/logs/engine-"):
+        list(engine.run([request("a")]))
+    monkeypatch.undo()
+    with fake_engine(tmp_path, python=str(tmp_path / "no python")) as engine:
+        with pytest.raises(EngineError, match="Check the path of the engine's python interpreter"):
+            list(engine.run([request("a")]))
 
 
 def test_kill_9_in_the_middle_loses_and_repeats_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,13 +10,18 @@ import sys
 import textwrap
 import time
 
-from axolotl_safety.pipeline.ranks import exclusive, launch_key
+import pytest
+from filelock import FileLock
+
+from axolotl_safety.pipeline import ranks
+from axolotl_safety.pipeline.ranks import exclusive, launch_key, once
+from axolotl_safety.util.errors import StageError
 
 RANK = textwrap.dedent(
     """
     import json, os, sys, time
     from pathlib import Path
-    from axolotl_safety.ranks import once
+    from axolotl_safety.pipeline.ranks import once
     work_dir = Path(sys.argv[1])
     def work():
         with open(work_dir / "started", "a") as file:
@@ -101,3 +107,39 @@ def test_what_killed_runs_were_writing_is_removed_once_it_is_old(tmp_path):
         os.utime(path, (long_ago, long_ago))
     with exclusive(tmp_path):
         assert sorted(path.name for path in folder.iterdir()) == [young.name, kept.name]
+
+
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def leader(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_leader_whose_word_finds_no_space_says_where_and_what_to_do(tmp_path, monkeypatch, leader):
+    monkeypatch.setattr(ranks, "write_atomically", no_space)
+    with pytest.raises(StageError, match=f"cannot write in {tmp_path}: .*No space left.*run the same command again"):
+        once(tmp_path, "what", dict)
+
+
+def test_a_failure_that_cannot_be_told_is_still_the_one_that_is_raised(tmp_path, monkeypatch, leader, caplog):
+    def work():
+        monkeypatch.setattr(ranks, "write_atomically", no_space)
+        raise StageError("what really happened")
+
+    with pytest.raises(StageError, match="what really happened"):
+        once(tmp_path, "what", work)
+    assert "the other ranks are not told of the failure: cannot write in" in caplog.text
+
+
+def test_a_lock_that_may_not_be_taken_says_where_and_what_to_do(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / ".lock"))
+
+    monkeypatch.setattr(FileLock, "acquire", refused)
+    with pytest.raises(StageError, match=f"cannot write in {tmp_path}: .*Permission denied.*see to it that this user"):
+        with exclusive(tmp_path):
+            pass

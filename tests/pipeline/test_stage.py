@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +340,20 @@ def test_gpu_memory_that_stays_taken_stops_training_and_keeps_the_work(tmp_path,
         run_stage(cfg, make_engine=leaking)
     output = run_stage(cfg, make_engine=leaking)[0]
     assert len(engines) == 1 and output["rows"] > 0
+
+
+class FullStream(io.StringIO):
+    """Standard error on a disk that is full."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_under_what_the_run_says_is_a_clear_stop_that_keeps_everything(tmp_path, models, monkeypatch):
+    model = models("qwen3")
+    cfg = config(tmp_path, model, tiny.direct_refusal_rows(20))
+    start, engines = scripted(model, "qwen3")
+    with monkeypatch.context() as patch, pytest.raises(StageError, match="No space left.*run the same command again"):
+        patch.setattr(sys, "stderr", FullStream())  # the progress bar of a library is refused
+        run_stage(cfg, make_engine=start)
+    assert run_stage(cfg, make_engine=start)[0]["rows"] and len(engines) == 1

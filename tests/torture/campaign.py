@@ -132,6 +132,7 @@ def plan(field: Field, points: int, short: bool) -> Iterator[tuple[Callable[...,
     yield disk.odd_names, (some(disk.NAMES, 1),)
     yield engine.killed_workers, (often(6),)
     if short:
+        yield disk.limited, (1,)
         return
     yield kills.interruptions, ()
     yield disk.limited, (4,)

@@ -11,6 +11,7 @@ from .case import Case, Field
 from .runs import Job
 
 _HINT = "run the same command again"
+SMALLEST = 400  # bytes; far less than a run says, so that the campaign's own notes would be cut if they fell under it
 
 
 def full(field: Field, kinds: list[str]) -> Case:
@@ -31,11 +32,14 @@ def limited(field: Field, tries: int) -> Case:
     """A limit on a file's size: the kernel itself writes a part and then refuses."""
     case = Case("no file may grow beyond a limit (EFBIG, the kernel's short writes)")
     largest = max(path.stat().st_size for path in (field.finished / "journal").iterdir())
-    for _ in range(tries):
+    for limit in [SMALLEST, *(field.dice.randint(SMALLEST, largest - 1) for _ in range(tries - 1))]:
         case.tries += 1
         work = field.folder()
-        limit = field.dice.randint(400, largest - 1)
-        field.stopped(case, Job(work, full=("limit", limit)), [str(work), _HINT])
+        field.stopped(case, Job(work, full=("limit", limit)), [str(work / "journal"), _HINT])
+        if beyond := [path.name for path in work.rglob("*") if path.is_file() and path.stat().st_size > limit]:
+            case.problems.append(f"the limit of {limit} bytes did not hold for {beyond}")
+        if torn := _torn(work):
+            case.problems.append(f"limit {limit}: {torn} was left behind half written")
         field.resumed(case, Job(work))
     return case
 

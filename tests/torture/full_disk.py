@@ -7,9 +7,10 @@ import errno
 import os
 import resource
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 _CLONE_NEWNS = 0x00020000
 _PRIVATE = 1 << 18 | 1 << 14  # MS_PRIVATE | MS_REC
@@ -126,7 +127,36 @@ def _file(name: str) -> None:
 
 
 def _limit(number: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (number, resource.RLIM_INFINITY))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (number, hard))
+
+
+@contextmanager
+def unlimited() -> Iterator[None]:
+    """Meanwhile no `limit` holds: for what the campaign notes of a run, which is not what the limit is there for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class Log:
+    """A stream for what a run says. It is whole under every limit: its end is where the run says why it stopped."""
+
+    def __init__(self, stream: IO[str]):
+        self._stream = stream
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._stream, attribute)
+
+    def write(self, text: str) -> int:
+        """Write it at once."""
+        with unlimited():
+            written = self._stream.write(text)
+            self._stream.flush()
+        return written
 
 
 def mount_small(folder: Path) -> bool:

@@ -54,7 +54,8 @@ class Made:
     def through(self, results: Iterable[Result]) -> Iterator[Result]:
         """The same results."""
         for result in results:
-            os.write(self._fd, f"{result.request_id}\n".encode())
+            with full_disk.unlimited():
+                os.write(self._fd, f"{result.request_id}\n".encode())
             yield result
 
 
@@ -143,6 +144,7 @@ def _perform(job: dict[str, Any]) -> None:
     tiny.own_progress_lock()
     for fd in (1, 2):
         os.dup2(os.open(folder / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), fd)
+    sys.stdout, sys.stderr = full_disk.Log(sys.stdout), full_disk.Log(sys.stderr)
     logging.basicConfig(level=logging.INFO)
     os.environ.update(job["environ"])
     _put_engine(job, Made(folder / "made"))

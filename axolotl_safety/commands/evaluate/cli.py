@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from axolotl_safety.commands import version_option
+
+if TYPE_CHECKING:
+    from .evaluation import Evaluated
 
 
 @click.command("safety-eval")
@@ -30,7 +34,7 @@ def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
     from axolotl_safety.config.section import section
     from axolotl_safety.pipeline.ranks import exclusive
     from axolotl_safety.util.errors import ConfigError, DataError, ModelError, StageError
-    from axolotl_safety.util.files import check_writable
+    from axolotl_safety.util.files import check_writable, writing_in
     from axolotl_safety.util.interrupt import interruptible
 
     from .evaluation import evaluate
@@ -43,17 +47,22 @@ def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
         check_writable(work_dir)
         with interruptible(again), exclusive(work_dir):
             done = evaluate(cfg, models)
+        show(done.results)
+        if json_file is not None:
+            with writing_in(Path(json_file).parent):
+                Path(json_file).write_text(_summary(done) + "\n", encoding="utf-8")
     except (ConfigError, DataError, ModelError, StageError) as error:
         raise click.ClickException(str(error)) from error
-    show(done.results)
+    if json_file is None:
+        click.echo(_summary(done))
+
+
+def _summary(done: Evaluated) -> str:
+    """The figures in one line of JSON."""
     keys = ("hash", "models", "figures", "comparisons", "safety_tax")
     summary = {key: done.results[key] for key in keys}
     files = {"results": str(done.folder / "results.json"), "items": str(done.folder / "items.parquet")}
-    text = json.dumps(files | summary)
-    if json_file is None:
-        click.echo(text)
-    else:
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
+    return json.dumps(files | summary)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ def _run(
     from rich.console import Console
 
     from axolotl_safety.util.errors import ConfigError
+    from axolotl_safety.util.files import writing_in
 
     from .cards import machine_cards, named_card
     from .figures import Place
@@ -82,5 +83,6 @@ def _run(
         if json_path == "-":
             click.echo(text)  # one line, and the last: Axolotl greets on the standard output too
         else:
-            Path(json_path).write_text(text + "\n", encoding="utf-8")
+            with writing_in(Path(json_path).parent):
+                Path(json_path).write_text(text + "\n", encoding="utf-8")
     return plan.can_run

@@ -24,6 +24,7 @@ from axolotl_safety.pipeline.inputs import StageInputs
 from axolotl_safety.pipeline.ranks import exclusive
 from axolotl_safety.pipeline.stage import start_inputs
 from axolotl_safety.util.errors import DataError
+from axolotl_safety.util.files import writing_in
 from axolotl_safety.util.interrupt import interruptible
 from axolotl_safety.util.loop import run_async
 
@@ -68,6 +69,7 @@ def measure_shift(
 
     Raises:
         DataError: no dataset has a reference.
+        StageError: the disk does not take what is written.
     """
     with_references = [_with_references(inputs, entry) for entry in inputs.entries]
     entries = [entry for entry in with_references if entry.tasks]
@@ -76,7 +78,7 @@ def measure_shift(
     sample = take_rows(replace(inputs, entries=tuple(entries)), count)
     alone = replace(sample, guards=[])
     with interruptible(f"axolotl safety-plan {cfg.axolotl_config_path} --measure-shift {count}"):
-        with exclusive(inputs.work_dir):
+        with exclusive(inputs.work_dir), writing_in(inputs.work_dir):
             queue = WorkQueue(alone.open_journals(), lambda: start_inputs(alone, make_engine))
             found = run_async(_nlls(sample, queue))
     return [figures for entry in sample.entries for figures in _figures(entry, found)]

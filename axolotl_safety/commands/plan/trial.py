@@ -20,6 +20,7 @@ from axolotl_safety.methods.base import method_named
 from axolotl_safety.pipeline.inputs import StageInputs
 from axolotl_safety.pipeline.ranks import exclusive
 from axolotl_safety.pipeline.stage import answer, start_inputs
+from axolotl_safety.util.files import writing_in
 from axolotl_safety.util.interrupt import interruptible
 from axolotl_safety.util.loop import run_async
 
@@ -90,6 +91,9 @@ def try_rows(
         before: its plan, for where it runs.
         count: rows.
         make_engine: how an engine is started; tests script one.
+
+    Raises:
+        StageError: the disk does not take what is written.
     """
     few = spread(inputs, count)
     meters: list[Meter] = []
@@ -98,7 +102,8 @@ def try_rows(
         meters.append(Meter(start_inputs(few, make_engine), few.tokens.stop_token_ids[0]))
         return meters[0]
 
-    with interruptible(f"axolotl safety-plan {cfg.axolotl_config_path} --try {count}"), exclusive(inputs.work_dir):
+    command, work_dir = f"axolotl safety-plan {cfg.axolotl_config_path} --try {count}", inputs.work_dir
+    with interruptible(command), exclusive(work_dir), writing_in(work_dir):
         queue = WorkQueue(few.open_journals(), start)
         _, answered = run_async(answer(few, queue))
         after = make_plan(cfg, inputs, inputs.open_journals(read_only=True), before.place)

@@ -34,6 +34,7 @@ class Child:
 
     Raises:
         EngineError: the command cannot be started.
+        OSError: the disk does not take the log.
     """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], log_path: Path) -> None:
@@ -53,6 +54,8 @@ class Child:
                     start_new_session=True,
                 )
         except OSError as error:
+            if error.filename == str(log_path):  # the disk's fault, which has a way out of its own
+                raise
             raise EngineError(
                 f"The engine could not be started: {error}. Command: {' '.join(command)}. "
                 "Check the path of the engine's python interpreter."

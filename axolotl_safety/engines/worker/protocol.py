@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import queue
@@ -50,13 +51,36 @@ class Backend(Protocol):
         """Figures for a heartbeat."""
 
 
+class _Log(io.RawIOBase):
+    """The process's standard error, where what the disk does not take is dropped.
+
+    No result hangs on the log. A progress bar that cannot be printed would otherwise end a load, and its traceback,
+    which cannot be printed either, would hide why.
+    """
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 2
+
+    def write(self, data: Any) -> int:
+        try:
+            return os.write(2, data)
+        except OSError:
+            return len(data)
+
+
 class Channel:
-    """JSON lines to and from the parent. Takes over stdin and stdout."""
+    """JSON lines to and from the parent. Takes over stdin, stdout and stderr."""
 
     def __init__(self) -> None:
         # Libraries print: what they write to fd 1 goes to the log, and the protocol keeps the pipe for itself.
         self._out = os.dup(1)
         os.dup2(2, 1)
+        sys.stdout = sys.stderr = io.TextIOWrapper(
+            io.BufferedWriter(_Log()), "utf-8", "backslashreplace", line_buffering=True
+        )
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="reader", daemon=True).start()
 
