@@ -119,12 +119,7 @@ def resolve(name_or_template: str, named: Mapping[str, Prompt]) -> Prompt:
 
 
 def prompts_in_use(settings: Any, methods: Iterable[str]) -> dict[str, str]:
-    """Hash of each prompt that the methods may show, by the name that a row's ``proposal`` carries.
-
-    Args:
-        settings: the validated section.
-        methods: those that generate.
-    """
+    """Hash of each prompt that the methods may show, by the name that a row's ``proposal`` carries."""
     found: dict[str, Prompt] = {}
     if "dgr" in methods:
         named = settings.dgr.prompt

@@ -90,10 +90,6 @@ def _by_files(files: ModelFiles) -> Family | None:
 def recognise(config: GuardConfig, files: Callable[[], ModelFiles]) -> Family:
     """The family of a guard model, by ``guard.family``, else by its name, else by its files.
 
-    Args:
-        config: the YAML's block.
-        files: reads the model's files; called where the name does not decide.
-
     Raises:
         ConfigError: it cannot be told, or is one that is not supported.
     """

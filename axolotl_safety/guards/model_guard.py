@@ -32,14 +32,7 @@ class ModelGuard:
     remote = False
 
     def __init__(self, config: GuardConfig, files: ModelFiles, key: str, family: Family):
-        """Prepare to build prompts.
-
-        Args:
-            config: the YAML's block.
-            files: the guard's tokenizer and window.
-            key: the model's name in the engine (``guard0``).
-            family: how to talk to it.
-        """
+        """Prepare to build prompts."""
         self.name = config.model
         self.key = key
         self.files = files
@@ -139,13 +132,7 @@ class ModelGuard:
     def verdict(
         self, item: Judged, answers: Sequence[Completion | Failure], scores: Sequence[float | None] = ()
     ) -> Verdict:
-        """All segments must be safe; the last one says whether the response refuses, if it holds the whole answer.
-
-        Args:
-            item: what was judged.
-            answers: to its requests, in their order.
-            scores: P(unsafe) per answer where a threshold is set, None for one that could not be scored.
-        """
+        """All segments must be safe; the last one says whether the response refuses, if it holds the whole answer."""
         verdicts = [self._read(answer) for answer in answers]
         if not verdicts:
             return UNPARSABLE

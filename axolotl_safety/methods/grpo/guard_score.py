@@ -87,11 +87,7 @@ class GuardScorer:
             verdict_words(None, "openai", config.allow_controversial)  # raises: an endpoint shows no logits
 
     def safe(self, items: Sequence[Judged | None]) -> list[float]:
-        """P(safe) of each response, the least over its segments; 0 for None and for what does not fit the guard.
-
-        Args:
-            items: responses; None stands for one that has no form a guard could judge.
-        """
+        """P(safe) of each response, the least over its segments; 0 for what does not fit the guard, and for None."""
         asked = [[] if item is None else self._prompts(item) for item in items]
         if self._words is None:
             return [
