@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this tree's pack
 
 from axolotl_safety.config import AUTO, TYPES, DatasetOptions, SafetyConfig
 from axolotl_safety.config.grpo_conflicts import GRPO_TYPE, REWARDS
+from axolotl_safety.config.guard import family_words
 from axolotl_safety.config.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
 from axolotl_safety.data.examples import ADAPTERS
 
@@ -137,7 +138,8 @@ def _default(value: Any) -> str:
 def _row(path: str, field: FieldInfo) -> str:
     bounds = [f"{sign} {getattr(rule, name)}" for rule in field.metadata for name, sign in _BOUNDS.items()
               if hasattr(rule, name)]  # fmt: skip
-    kind = ", ".join([_kind(field.annotation), *bounds])
+    words = ", ".join(f"`{word}`" for word in family_words()) if path == "guard.family" else _kind(field.annotation)
+    kind = ", ".join([words, *bounds])
     name = path.rpartition(".")[2]
     return f"| `{name}` | {kind} | {_default(field.default)} | {field.description} | {effect(path)} |"
 

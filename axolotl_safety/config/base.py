@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from axolotl_safety.util.errors import did_you_mean
 
 from .secrets import HIDDEN, hide_credentials, hide_key
 
@@ -21,15 +22,18 @@ class Strict(BaseModel):
         if isinstance(data, dict):
             for key in data:
                 if key not in cls.model_fields:
-                    raise ValueError(unknown_key_message(str(key), list(cls.model_fields)))
+                    hint = did_you_mean(str(key), cls.model_fields)
+                    raise ValueError(
+                        f"unknown key {key!r}: {hint}known keys here: {', '.join(sorted(cls.model_fields))}"
+                    )
         return data
 
+    def changed(self) -> set[str]:
+        """Keys whose value is not the default.
 
-def unknown_key_message(key: str, known: list[str]) -> str:
-    """Name the key and the nearest known one."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown key {key!r}: {hint}known keys here: {', '.join(sorted(known))}"
+        By value, not by who set it: Axolotl validates the section again with every default filled in.
+        """
+        return {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
 
 
 class Endpoint(Strict):

@@ -80,9 +80,9 @@ class EngineConfig(Endpoint):
 
     @model_validator(mode="after")
     def _keys_fit_the_backend(self) -> EngineConfig:
-        # By value, not by who set it: Axolotl validates the section again with every default filled in.
+        changed = self.changed()
         for key, backends in _READ_BY.items():
-            if self.backend not in backends and getattr(self, key) != type(self).model_fields[key].default:
+            if key in changed and self.backend not in backends:
                 raise ValueError(f"{key}: read by backend {' or '.join(backends)}, and this one is {self.backend}")
         if self.backend == "openai" and not self.base_url:
             raise ValueError("backend openai needs base_url, such as http://localhost:8000/v1")

@@ -46,7 +46,7 @@ class EvalSetConfig(Strict):
             raise ValueError(f"template {self.template!r} has no {{prompt}}, so every row would be asked the same")
         if self.lm_eval:
             allowed = {"lm_eval", "include_path", "max_items"}
-            alien = [key for key in type(self).model_fields if key not in allowed and _is_set(self, key)]
+            alien = sorted(self.changed() - allowed)
             if alien:
                 raise ValueError(f"{', '.join(alien)}: not for lm_eval, whose task decides it; remove it")
         elif self.include_path:
@@ -54,11 +54,6 @@ class EvalSetConfig(Strict):
                 f"include_path {self.include_path!r} is read only beside lm_eval; name the task there, or remove it"
             )
         return self
-
-
-def _is_set(block: Strict, key: str) -> bool:
-    # By value, not by who set it: Axolotl validates the section again with every default filled in.
-    return getattr(block, key) != type(block).model_fields[key].default
 
 
 class EvalSamplingConfig(Strict):

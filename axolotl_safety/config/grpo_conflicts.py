@@ -17,10 +17,6 @@ REWARDS = tuple(f"{PREFIX}rewards.{name}" for name in ("correct", "guard_safe", 
 def refuse_with_rl(cfg: Any, safety: SafetyConfig) -> None:
     """Refuse types of ours under the wrong trainer, rewards that do not exist, and options that would do nothing.
 
-    Args:
-        cfg: the raw Axolotl config, or the validated one.
-        safety: its checked section, with the per-dataset blocks in it.
-
     Raises:
         ConfigError: naming the entry and the way out.
     """

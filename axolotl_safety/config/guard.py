@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from axolotl_safety.util.errors import did_you_mean
 
 from .base import Endpoint
 
-GuardFamily = Literal["auto", "qwen3guard", "llama_guard", "wildguard", "granite_guardian", "openai", "builtin"]
+# Families of guard models: name and where their `Family` is, imported when it is needed.
+FAMILIES: dict[str, str] = {
+    name: f"axolotl_safety.guards.{name}:FAMILY"
+    for name in ("qwen3guard", "llama_guard", "wildguard", "granite_guardian")
+}
+
+
+def family_words() -> tuple[str, ...]:
+    """What ``guard.family`` may be."""
+    return ("auto", *FAMILIES, "openai", "builtin")
 
 
 class GuardConfig(Endpoint):
@@ -17,7 +28,7 @@ class GuardConfig(Endpoint):
     model: str = Field(
         "Qwen/Qwen3Guard-Gen-0.6B", description="hub id, local folder, a server's model name, or `builtin` (heuristic)"
     )
-    family: GuardFamily = Field("auto", description="prompt and answer format; auto: by the model's name and files")
+    family: str = Field("auto", description="prompt and answer format; auto: by the model's name and files")
     segment: Literal["whole", "both"] = Field(
         "whole", description="whole: thought and answer together; both: each apart, both must be safe"
     )
@@ -32,6 +43,14 @@ class GuardConfig(Endpoint):
     concurrency: int = Field(8, ge=1, le=256, description="openai: requests under way at once")
     timeout_seconds: float = Field(120, gt=0, description="openai: longest that one request may take")
 
+    @field_validator("family")
+    @classmethod
+    def _family_is_known(cls, value: str) -> str:
+        if value not in family_words():
+            hint = did_you_mean(value, family_words())
+            raise ValueError(f"no such family of guards: {hint}Known: {', '.join(family_words())}")
+        return value
+
     @property
     def kind(self) -> Literal["builtin", "openai", "model"]:
         """What runs it: nothing, an HTTP endpoint, or the engine."""
@@ -41,8 +60,7 @@ class GuardConfig(Endpoint):
 
     @model_validator(mode="after")
     def _keys_fit_the_kind(self) -> GuardConfig:
-        # By value, not by who set it: Axolotl validates the section again with every default filled in.
-        given = {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
+        given = self.changed()
         if self.kind == "openai":
             if not self.base_url:
                 raise ValueError("family openai needs base_url, such as http://localhost:8000/v1")

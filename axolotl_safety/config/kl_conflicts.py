@@ -36,11 +36,6 @@ _PARALLEL = ("context_parallel_size", "sequence_parallel_degree", "tensor_parall
 def refuse_with_kl(cfg: Any, kl: KLConfig, ours: bool) -> None:
     """Refuse keys that cannot go with the KL.
 
-    Args:
-        cfg: the raw config.
-        kl: its checked ``safety.kl`` block.
-        ours: whether a dataset entry has a type of this plugin.
-
     Raises:
         ConfigError: naming the key, the value seen and the way out.
     """

@@ -16,11 +16,7 @@ from .section import PLUGIN
 
 
 def validated_config(path: Path, capabilities: Mapping[str, Any] | None = None) -> Any:
-    """The config of a YAML after Axolotl's validation.
-
-    Args:
-        path: of the YAML.
-        capabilities: what the validation is told about the GPU; None asks this machine's.
+    """The config of a YAML after Axolotl's validation, which asks this machine for a GPU unless it is told of one.
 
     Raises:
         ConfigError: the file cannot be read, does not list the plugin, or Axolotl does not accept it.

@@ -39,9 +39,6 @@ PLUGIN = "axolotl_safety.SafetyPlugin"
 def require_plugin(what: str) -> None:
     """Refuse to work without the plugin.
 
-    Args:
-        what: the part of the YAML that needs it.
-
     Raises:
         ConfigError: the YAML does not list the plugin.
     """

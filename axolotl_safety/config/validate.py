@@ -26,9 +26,6 @@ def prepare_config(cfg: Any) -> None:
     Axolotl drops keys that it does not know, at the top level and on dataset entries alike, so both are looked at
     here, where the raw YAML is still whole.
 
-    Args:
-        cfg: the raw config, or the validated one (Ray workers register again).
-
     Raises:
         ConfigError: naming the key and the way out.
     """

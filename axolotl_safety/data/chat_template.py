@@ -20,10 +20,6 @@ _WAY_OUT = (
 def probe_template(tokenizer: Any, user: str) -> str:
     """Render the generation prompt of one user message, the least that every row needs.
 
-    Args:
-        tokenizer: a transformers tokenizer with a chat template.
-        user: the message.
-
     Returns:
         The prompt as text.
 
@@ -60,10 +56,6 @@ def written_markers(tokenizer: Any, tokens: Collection[str]) -> tuple[str, ...]:
     """Turn markers that a template writes as ordinary text: ``<|user|>`` of Tulu and OLMo 2, ``[INST]`` of Llama 2.
 
     In the ids they cannot be told from the same letters in a row, so that they are looked for in the text.
-
-    Args:
-        tokenizer: a transformers tokenizer with a chat template that renders a user message.
-        tokens: what the ids tell anyway: added tokens, think markers.
     """
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}]
     system = [{"role": "system", "content": "x"}]

@@ -255,13 +255,7 @@ def _row_id(row: Any, seen: dict[str, int]) -> str:
 
 
 def read_examples(rows: Iterable[Any], adapter: Adapter, options: DatasetOptions) -> list[Example | BadRow]:
-    """Read every row, in order: an example, or a counted reject. Nothing is lost and nothing raises.
-
-    Args:
-        rows: source rows (anything JSON can hold; a row that is no mapping is a reject).
-        adapter: how to read them.
-        options: the dataset's own block; its ``label`` overrules what the rows say.
-    """
+    """Read every row, in order: an example, or a counted reject. Nothing is lost and nothing raises."""
     read: list[Example | BadRow] = []
     seen: dict[str, int] = {}
     for row in rows:

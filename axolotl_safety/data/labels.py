@@ -57,12 +57,9 @@ def row_label(row: Mapping[str, Any]) -> FoundLabel:
 
 
 def row_categories(row: Mapping[str, Any], column: str | None = None) -> tuple[str, ...]:
-    """The categories that a row is filed under; empty if it says nothing.
+    """The categories in a column, else in the first of ``CATEGORY_COLUMNS`` that holds any; empty if there is none.
 
-    Args:
-        row: one source row.
-        column: where they stand; None looks at ``CATEGORY_COLUMNS``. A word, a list of words (STAR-1), or a mapping of
-            words to truth values (BeaverTails).
+    A word, a list of words (STAR-1), or a mapping of words to truth values (BeaverTails).
     """
     for name in (column,) if column else CATEGORY_COLUMNS:
         value = row.get(name)

@@ -21,11 +21,8 @@ def gold_answer(reference: str) -> str | None:
     Only a mark counts: ``#### N`` (GSM8K), ``\\boxed{N}`` (MATH), or a reference that is nothing but a number. The last
     number of any text would make a gold answer of the third item of a list.
 
-    Args:
-        reference: the row's answer, without its thought.
-
     Returns:
-        The answer as written, None where the row has none.
+        The answer as written, None where the row has none. The reference comes without its thought.
     """
     marked = _HASHES.findall(reference) or _boxed(reference)
     if marked:
@@ -39,10 +36,6 @@ def reaches(answer: str, gold: str) -> bool:
 
     The answer's own mark counts if it has one, else its last number. Numbers are compared as numbers, other answers
     by math-verify where that package is installed, else as text without blanks.
-
-    Args:
-        answer: what stands behind the thought.
-        gold: what ``gold_answer`` gave.
     """
     marked = _HASHES.findall(answer) or _boxed(answer)
     said = marked[-1] if marked else _last_number(answer)

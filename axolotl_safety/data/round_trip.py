@@ -12,10 +12,8 @@ _PROBE = 'The quick brown fox, 12 + 30 = 42.\n\n  Two spaces, a "quote" and a ta
 def check_round_trip(tokens: TargetTokenizer, texts: list[str], raw_tokenizer_file: str | None) -> None:
     """Refuse a tokenizer that changes text (transformers #45488: some Llama-class loads lose spaces).
 
-    Args:
-        tokens: the tokenizer as the stage uses it.
-        texts: a sample of the texts that will be trained on; they are never shown in a message.
-        raw_tokenizer_file: path of the checkpoint's ``tokenizer.json``, if it has one.
+    It is held against the checkpoint's ``tokenizer.json`` where there is one. The texts, a sample of what will be
+    trained on, are never shown in a message.
 
     Raises:
         ModelError: with the fixed probe and what became of it.

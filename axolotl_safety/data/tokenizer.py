@@ -19,12 +19,7 @@ _USER = "axolotl safety probe"
 
 
 def split_response(text: str, open_marker: str = OPEN, close_marker: str = CLOSE) -> tuple[str, str]:
-    """Split a response into thought and answer.
-
-    Args:
-        text: a response with or without the opening marker (R1-Distill's generation prompt already holds it).
-        open_marker: what opens the thought.
-        close_marker: what closes it.
+    """Split a response, with or without the opening marker (R1-Distill's prompt holds it), into thought and answer.
 
     Returns:
         ``(thinking, answer)``, both without the blank space around the markers. A thought that was opened and

@@ -51,10 +51,11 @@ class GuardInput:
 
 @dataclass(frozen=True)
 class Family:
-    """How to talk to the guard models of one family.
+    """How to recognise the guard models of one family, and how to talk to them.
 
     Attributes:
         name: as in ``guard.family``.
+        title: the models that it covers, for messages.
         parse: reads the text that the guard wrote.
         template: chooses the prompt for a tokenizer, so that versions of a family can differ.
         roles: role names that open a turn in the prompt (``USER``), broken in judged text.
@@ -63,16 +64,29 @@ class Family:
         marks: further strings with a meaning in the prompt, wherever they stand, likewise.
         word: finds, as its group, the word that decides in a safe verdict.
         words: every word that could stand there; the first is the safe one.
+        names: finds the family in the last part of a model's name, in lower case.
+        relatives: likewise models whose prompt or output is another one, and why they are refused.
+        template_marks: what tells the family's own chat template.
+        architecture: model type, then tokens of its vocabulary, by which alone it is told where nothing else does.
+        controls: what steers in the family's prompt, plain text to other families' tokenizers.
+        lead: what the guard writes before the deciding word; empty where its logits are not read there.
         middle: those of ``words`` that ``allow_controversial`` counts as safe.
         max_positions: longest input the family's own documents use, in tokens; None where the model's window counts.
         foreign: whether other families' control tokens are broken as well.
     """
 
     name: str
+    title: str
     parse: Callable[[str], Verdict]
     template: Callable[[Any], Render]
     word: Pattern[str]
     words: tuple[str, ...]
+    names: Pattern[str]
+    relatives: tuple[tuple[Pattern[str], str], ...] = ()
+    template_marks: tuple[str, ...] = ()
+    architecture: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
+    lead: str = ""
     roles: tuple[str, ...] = ("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT")
     fields: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()

@@ -78,6 +78,7 @@ def parse(text: str) -> Verdict:
 
 FAMILY = Family(
     name="granite_guardian",
+    title="Granite Guardian 4.1",
     parse=parse,
     template=template,
     word=re.compile(r"<score>\s*(no)\b"),
@@ -86,4 +87,13 @@ FAMILY = Family(
     fields=("Score",),
     marks=("<score", "</score", "<guardian", "</guardian", "<no-think", "<think", "</think"),
     max_positions=8192,
+    names=re.compile(r"granite[-_]?guardian[-_]?4"),
+    relatives=(
+        (re.compile(r"granite[-_]?guardian(?:[-_]?3|[-_]?hap)"), "Granite Guardian before 4.1 has another prompt"),
+    ),
+    template_marks=("<guardian>",),
+    controls=(
+        *("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"),
+        *("<guardian>", "</guardian>", "<no-think>", "<score>", "</score>"),
+    ),
 )

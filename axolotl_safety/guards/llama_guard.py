@@ -95,9 +95,19 @@ def parse(text: str) -> Verdict:
 
 FAMILY = Family(
     name="llama_guard",
+    title="Llama Guard 3 or 4",
     parse=parse,
     template=template,
     word=re.compile(r"\A\s*(safe)\b"),
     words=("safe", "unsafe"),
     lines=("safe", "unsafe"),
+    names=re.compile(r"llama[-_]?guard[-_]?[34]"),
+    relatives=(
+        (re.compile(r"llama[-_]?guard(?:[-_]?[12]\b|[-_]?7b)"), "Llama Guard 1 and 2 have another taxonomy and prompt"),
+    ),
+    template_marks=("First line must read 'safe' or 'unsafe'", "First line must read \\'safe\\' or \\'unsafe\\'"),
+    controls=(
+        *("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        *("<|eom_id|>", "<|header_start|>", "<|header_end|>", "<|eot|>"),
+    ),
 )

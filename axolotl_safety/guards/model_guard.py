@@ -13,7 +13,8 @@ from axolotl_safety.engines.model_files import ModelFiles
 from axolotl_safety.engines.queue import content_id
 
 from .base import UNPARSABLE, Family, GuardInput, Verdict
-from .neutral import FOREIGN, THINK, Neutraliser
+from .families import all_controls
+from .neutral import THINK, Neutraliser
 
 TOO_LONG = "guard_too_long"
 _CONTROL = "guard_control_token"
@@ -31,14 +32,7 @@ class ModelGuard:
     remote = False
 
     def __init__(self, config: GuardConfig, files: ModelFiles, key: str, family: Family):
-        """Prepare to build prompts.
-
-        Args:
-            config: the YAML's block.
-            files: the guard's tokenizer and window.
-            key: the model's name in the engine (``guard0``).
-            family: how to talk to it.
-        """
+        """Prepare to build prompts."""
         self.name = config.model
         self.key = key
         self.files = files
@@ -50,7 +44,7 @@ class ModelGuard:
         added = {index: str(token) for index, token in files.tokenizer.added_tokens_decoder.items()}
         words = [word for word in added.values() if word.strip()]
         self._neutral = Neutraliser(
-            [*words, *THINK, *(FOREIGN if family.foreign else ())],
+            [*words, *THINK, *(all_controls() if family.foreign else ())],
             family.roles,
             family.fields,
             family.lines,
@@ -138,13 +132,7 @@ class ModelGuard:
     def verdict(
         self, item: GuardInput, answers: Sequence[Completion | Failure], scores: Sequence[float | None] = ()
     ) -> Verdict:
-        """All segments must be safe; the last one says whether the response refuses, if it holds the whole answer.
-
-        Args:
-            item: what was judged.
-            answers: to its requests, in their order.
-            scores: P(unsafe) per answer where a threshold is set, None for one that could not be scored.
-        """
+        """All segments must be safe; the last one says whether the response refuses, if it holds the whole answer."""
         verdicts = [self._read(answer) for answer in answers]
         if not verdicts:
             return UNPARSABLE
@@ -160,12 +148,10 @@ class ModelGuard:
 
     def _refusal(self, item: GuardInput, verdicts: Sequence[Verdict]) -> bool | None:
         parts = sum(bool(part) for part in (item.thinking, item.answer))
-        if len(verdicts) > parts and isinstance(self._answer_request(item), str):
-            return None  # no window saw the whole answer
-        return verdicts[-1].refusal
-
-    def _answer_request(self, item: GuardInput) -> Request | str:
-        return self._request(self._neutral(item.prompt), self._neutral(item.answer))
+        if len(verdicts) <= parts:
+            return verdicts[-1].refusal
+        whole = self._request(self._neutral(item.prompt), self._neutral(item.answer))
+        return None if isinstance(whole, str) else verdicts[-1].refusal  # None: no window saw the whole answer
 
     def _text(self, answer: Completion) -> str:
         """What the guard wrote, without its stop token but with every other control token, which no verdict has."""
@@ -222,14 +208,14 @@ class ModelGuard:
                 continue
             tails = [tuple(ids[len(before) :]) for ids in coded]
             said = tails[self.family.words.index(match[1])]
-            kept = _common(tails)
+            kept = common_length(tails)
             if answer.token_ids[: len(said)] == said and all(len(ids) > kept for ids in tails):
                 prompt = request.prompt_token_ids + answer.token_ids[:kept]
-                return tuple(self._score_request(prompt, ids[kept:]) for ids in tails)
+                return tuple(
+                    ScoreRequest(content_id("guard_score", self.fingerprint, prompt, word), self.key, prompt, word)
+                    for word in (ids[kept:] for ids in tails)
+                )
         return ()
-
-    def _score_request(self, prompt: tuple[int, ...], word: tuple[int, ...]) -> ScoreRequest:
-        return ScoreRequest(content_id("guard_score", self.fingerprint, prompt, word), self.key, prompt, word)
 
     def probability(self, logprobs: Sequence[float | None]) -> float | None:
         """P(unsafe) from log p of each of the family's words, renormalised over them; None where one is missing."""
@@ -244,7 +230,7 @@ class ModelGuard:
         return share if math.isfinite(share) else None
 
 
-def _common(sequences: Sequence[Sequence[int]]) -> int:
+def common_length(sequences: Sequence[Sequence[int]]) -> int:
     """How many leading ids all sequences share."""
     count = 0
     while all(len(ids) > count for ids in sequences) and len({ids[count] for ids in sequences}) == 1:

@@ -5,14 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-# Markers by which any of the families, or a thought, is told apart; plain text to the others' tokenizers.
-FOREIGN = (
-    *("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"),
-    *("<|header_start|>", "<|header_end|>", "<|eot|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"),
-    *("<|start_of_role|>", "<|end_of_role|>", "<|user|>", "<|assistant|>", "<|system|>"),
-    *("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>"),
-    *("<guardian>", "</guardian>", "<no-think>", "<score>", "</score>"),
-)
 THINK = ("<think>", "</think>")
 
 # `^` knows "\n" alone; a guard may take any of these for the end of a line.

@@ -7,9 +7,8 @@ The prompt is built here rather than by the guard's chat template, because Qwen-
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from .base import UNPARSABLE, Family, Render, Verdict
+from .base import UNPARSABLE, Family, Verdict
 
 CATEGORIES = (
     "Violent",
@@ -83,18 +82,25 @@ def parse(text: str) -> Verdict:
     return Verdict(True, refusal)
 
 
-def template(tokenizer: Any) -> Render:
-    """The one prompt of this family."""
-    return render
-
-
 FAMILY = Family(
     name="qwen3guard",
+    title="Qwen3Guard-Gen",
     parse=parse,
-    template=template,
+    template=lambda tokenizer: render,
     word=re.compile(r"Safety:[ \t]*(Safe|Controversial)\b"),
     words=("Safe", "Unsafe", "Controversial"),
     middle=("Controversial",),
+    lead="Safety: ",
+    names=re.compile(r"qwen3[-_]?guard"),
+    relatives=(
+        (
+            re.compile(r"qwen3[-_]?guard[-_]?stream"),
+            "Qwen3Guard-Stream has a classification head and writes no verdict",
+        ),
+    ),
+    template_marks=("Safety: Controversial",),
+    architecture=("qwen3", "<|im_start|>", "<think>", "</think>"),  # no other family is built on it
+    controls=("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
     fields=("Safety", "Categories", "Refusal"),
     foreign=False,  # they are plain text to its tokenizer, and breaking them would change ids that users hold
 )

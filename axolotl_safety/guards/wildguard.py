@@ -7,9 +7,8 @@ tokenises without special tokens too. The verdict is three lines (`wildguard/wil
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from .base import UNPARSABLE, Family, Render, Verdict
+from .base import UNPARSABLE, Family, Verdict
 
 _HEAD = (
     "<s><|user|>\n"
@@ -23,11 +22,6 @@ _TAIL = "\n\n---\n\nAnswers: [/INST]\n<|assistant|>\n"
 def render(prompt: str, response: str) -> str:
     """The guard's whole input text; both arguments must already be neutralised."""
     return f"{_HEAD}Human user:\n{prompt}\n\nAI assistant:\n{response}{_TAIL}"
-
-
-def template(tokenizer: Any) -> Render:
-    """The one prompt of this family."""
-    return render
 
 
 _VERDICT = re.compile(
@@ -55,11 +49,15 @@ def parse(text: str) -> Verdict:
 
 FAMILY = Family(
     name="wildguard",
+    title="WildGuard",
     parse=parse,
-    template=template,
+    template=lambda tokenizer: render,
     word=re.compile(r"\nHarmful response:[ \t]*(no)\b"),
     words=("no", "yes"),
     roles=("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "Human user", "AI assistant", "Answers"),
     fields=("Harmful request", "Response refusal", "Harmful response"),
     lines=("---",),
+    names=re.compile(r"wild[-_]?guard"),
+    template_marks=("classifier for analyzing interactions between humans and LLMs",),
+    controls=("<|user|>", "<|assistant|>", "<|system|>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>"),
 )

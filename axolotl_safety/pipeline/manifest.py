@@ -173,13 +173,7 @@ def log_funnel(source: str, method: str, manifest: dict[str, Any]) -> None:
 
 
 def warnings_of(rows: Sequence[Outcome], generates: bool, kl: bool) -> list[str]:
-    """What a user should know of the rows as a whole before training on them.
-
-    Args:
-        rows: of all dataset entries.
-        generates: whether any was to be made by the target.
-        kl: whether ``safety.kl`` is set.
-    """
+    """What a user should know of the rows as a whole before training on them."""
     found = []
     trained = [row for row in rows if row.status != "rejected"]
     benign = any(row.label == "benign" for row in trained)

@@ -34,12 +34,7 @@ _CLOCK_SLACK_SECONDS = 10.0
 
 
 def launch_key(environ: Mapping[str, str], what: str) -> str:
-    """A name that all ranks of one launch share and no other launch does.
-
-    Args:
-        environ: the process environment as the launcher left it.
-        what: hash of the work, so that two configurations never mix.
-    """
+    """A name that all ranks of one launch share and no other launch does."""
     parts = [environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
     if environ.get("LOCAL_WORLD_SIZE") == environ.get("WORLD_SIZE"):
         parts.append(f"{socket.gethostname()}:{os.getppid()}")  # one node: all ranks are children of one launcher
@@ -47,12 +42,9 @@ def launch_key(environ: Mapping[str, str], what: str) -> str:
 
 
 def once(work_dir: Path, what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run ``work`` on global rank 0 and give its result to every rank.
+    """Run ``work`` on global rank 0 and give its result, which JSON can hold, to every rank that sees the folder.
 
-    Args:
-        work_dir: a folder that all ranks see.
-        what: hash of the configuration.
-        work: returns a JSON-able result.
+    ``what`` is the hash of the configuration, so that two never mix.
 
     Raises:
         StageError: on the other ranks, when rank 0 failed, died or fell silent; on rank 0, when the disk does not take

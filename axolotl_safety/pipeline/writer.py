@@ -114,14 +114,9 @@ def write_dataset(
     kl: bool = False,
     thought_length: Callable[[tuple[int, ...]], int] = lambda ids: 0,
 ) -> tuple[str, Path]:
-    """Write ``datasets/<hash>/``: ``train/``, then ``rows.parquet``, then ``manifest.json`` last.
+    """Write ``datasets/<hash>/``: ``train/``, then ``rows.parquet``, then ``manifest.json`` (with the hash) last.
 
-    Args:
-        work_dir: the stage's folder.
-        outcomes: every source row of one dataset entry, in source order.
-        manifest: what to say about it; ``hash`` is added.
-        kl: write the ``kl_mask`` column, which gives the folder another hash.
-        thought_length: tokens of a response that are its thought.
+    ``kl`` adds the ``kl_mask`` column, which gives the folder another hash; ``thought_length`` counts a thought's ids.
 
     Returns:
         The hash and the path of ``train/``, which is not there if every row was rejected; the hash is then that of

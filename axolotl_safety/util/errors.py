@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 from .terminal import PlainError
 
 
@@ -27,3 +30,14 @@ class NothingAccepted(StageError):
 
 class RowError(ValueError):
     """A source row that cannot be used; the message is its reject reason."""
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float) -> str | None:
+    """The known word that is most alike, if it is alike enough (`difflib`'s ratio, 0 to 1)."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """``did you mean 'harm'? `` with the blank behind it, or nothing."""
+    near = nearest(word, known, cutoff)
+    return f"did you mean {near!r}? " if near else ""

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
-from axolotl_safety.commands.evaluate.statistics import mean_over_seeds
+from axolotl_safety.commands.evaluate.statistics import Estimate
 
 RATES = ("refusal_seen", "refusal_unseen", "over_refusal", "reasoning")
 _SETS = {"harmful_seen": RATES[0], "harmful_unseen": RATES[1], "benign": RATES[2], "math": RATES[3]}
@@ -18,6 +19,36 @@ MILESTONES = {"equal": "tax_at_equal_refusal", "usable": "tax_at_usable"}  # see
 DRAWS = 2000
 
 Row = dict[str, Any]
+
+
+def mean_over_seeds(gaps_SI: np.ndarray) -> Estimate:
+    """Mean difference and 95 % interval where seeds and items both are samples of what could have been drawn.
+
+    Crossed random effects by the method of moments: the variance of the mean is (MS_seeds + MS_items - MS_rest) /
+    (S I), its degrees of freedom are Satterthwaite's, so that five seeds are not taken for an infinity of them.
+
+    Args:
+        gaps_SI: one difference per seed and item; with one seed, only the items' spread is known.
+    """
+    gaps = np.asarray(gaps_SI, dtype=float)
+    seeds, items = gaps.shape
+    mean = float(gaps.mean())
+    seed_means_S, item_means_I = gaps.mean(axis=1), gaps.mean(axis=0)
+    parts: list[tuple[float, float]] = []  # mean square with its sign, degrees of freedom
+    if seeds > 1:
+        parts.append((items * float(seed_means_S.var(ddof=1)), seeds - 1))
+    if items > 1:
+        parts.append((seeds * float(item_means_I.var(ddof=1)), items - 1))
+    if seeds > 1 and items > 1:
+        rest = gaps - seed_means_S[:, None] - item_means_I[None, :] + mean
+        parts.append((-float((rest**2).sum()) / ((seeds - 1) * (items - 1)), (seeds - 1) * (items - 1)))
+    total = max(sum(square for square, _ in parts), *(square for square, _ in parts), 0.0) if parts else 0.0
+    name = "t over seeds and items" if seeds > 1 else "t over items, one seed"
+    spread = sum(square**2 / freedom for square, freedom in parts)
+    if total == 0 or spread == 0:
+        return Estimate(mean, mean, mean, name)
+    half = float(stdtrit(total**2 / spread, 0.975)) * math.sqrt(total / (seeds * items))
+    return Estimate(mean, mean - half, mean + half, name)
 
 
 def interval(lost_by_seed: Sequence[Sequence[int]]) -> tuple[float, float]:

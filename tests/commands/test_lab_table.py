@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import torch
 
@@ -375,3 +376,14 @@ def test_a_pure_tilt_has_no_spread_and_a_reworded_one_shows_its_size(monkeypatch
     assert reworded["gap_sd_within_prompt"][0] == pytest.approx(0.5 * math.sqrt(2), abs=1e-4)
     assert reworded["effective_share"][0] == pytest.approx((1 + math.e) ** 2 / (2 * (1 + math.e**2)), abs=1e-4)
     assert pure["gap_sd_within_prompt_raw"] is None and pure["mean_gap_unsafe"] is None
+
+
+@pytest.mark.parametrize("spread", [(0.0, 0.3), (0.1, 0.3), (0.1, 0.0)])
+def test_means_over_five_seeds_cover(spread):
+    rng = np.random.default_rng(5)
+    ends = []
+    for _ in range(2000):
+        gaps_SI = 0.1 + spread[0] * rng.standard_normal((5, 1)) + spread[1] * rng.standard_normal((1, 100))
+        found = summary.mean_over_seeds(gaps_SI + 0.5 * rng.standard_normal((5, 100)))
+        ends.append(found.low <= 0.1 <= found.high)
+    assert 0.93 <= np.mean(ends) <= 0.975

@@ -17,7 +17,7 @@ from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.model_files import ModelFiles
 from axolotl_safety.engines.queue import WorkQueue
 from axolotl_safety.guards import qwen3guard
-from axolotl_safety.guards.families import MODEL_FAMILIES, parse
+from axolotl_safety.guards.families import load_family
 from axolotl_safety.guards.judge import BuiltinGuard, GuardInput, ModelGuard
 from axolotl_safety.guards.neutral import Neutraliser
 
@@ -90,25 +90,20 @@ NOT_SAFE = [
 
 @pytest.mark.parametrize("text", SAFE)
 def test_clear_verdicts_are_safe(text):
-    assert parse("qwen3guard", text).safe
+    assert qwen3guard.parse(text).safe
 
 
 @pytest.mark.parametrize("text", NOT_SAFE)
 def test_everything_else_is_not_safe(text):
-    verdict = parse("qwen3guard", text)
+    verdict = qwen3guard.parse(text)
     assert not verdict.safe and verdict.reason
 
 
 def test_the_refusal_field_is_read_or_unknown():
-    assert parse("qwen3guard", SAFE[0]).refusal is True
-    assert parse("qwen3guard", SAFE[1]).refusal is False
-    assert parse("qwen3guard", SAFE[2]).refusal is None
-    assert parse("qwen3guard", "Safety: Unsafe\nCategories: Violent\nRefusal: No").refusal is False
-
-
-def test_an_unknown_family_is_named():
-    with pytest.raises(ValueError, match="qwen3guard"):
-        parse("qwen4guard", "Safety: Safe")
+    assert qwen3guard.parse(SAFE[0]).refusal is True
+    assert qwen3guard.parse(SAFE[1]).refusal is False
+    assert qwen3guard.parse(SAFE[2]).refusal is None
+    assert qwen3guard.parse("Safety: Unsafe\nCategories: Violent\nRefusal: No").refusal is False
 
 
 UNSAFE = "Safety: Unsafe\nCategories: Violent\nRefusal: No"
@@ -126,7 +121,7 @@ ATTACKS = [
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_judged_text_cannot_end_the_conversation_or_speak_for_the_guard(attack):
-    family = MODEL_FAMILIES["qwen3guard"]
+    family = load_family("qwen3guard")
     words = ["<|im_end|>", "<|im_start|>", "</think>", "<think>"]
     clean = Neutraliser(words, family.roles, family.fields)(attack)
     text = qwen3guard.render("q", clean)
@@ -146,7 +141,7 @@ def test_ordinary_text_is_judged_as_it_stands():
 def guard(positions=4096, **config):
     tokenizer = tiny.make_tokenizer("qwen3")
     files = ModelFiles(ModelSpec("g"), "fp", positions, tokenizer, None, (tokenizer.eos_token_id,), len(tokenizer))
-    return ModelGuard(GuardConfig(model="g", **config), files, "guard0", MODEL_FAMILIES["qwen3guard"]), tokenizer
+    return ModelGuard(GuardConfig(model="g", **config), files, "guard0", load_family("qwen3guard")), tokenizer
 
 
 def run_judge(tmp_path, guards, item, say):

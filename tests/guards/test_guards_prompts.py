@@ -7,21 +7,27 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 import time
+import types
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from support import guards as tools
 from support.guards import ITEM, KINDS, SAFE, UNSAFE, CharTokenizer, guard, run_judge
 
 from axolotl_safety.config import GuardConfig
+from axolotl_safety.config.guard import FAMILIES
 from axolotl_safety.engines.base import Sampling
 from axolotl_safety.engines.queue import content_id
 from axolotl_safety.guards import granite_guardian, llama_guard, qwen3guard, wildguard
-from axolotl_safety.guards.base import GuardInput
+from axolotl_safety.guards.base import Family, GuardInput, Verdict
+from axolotl_safety.guards.families import all_controls, recognise
 from axolotl_safety.guards.judge import load_guards
 from axolotl_safety.guards.neutral import Neutraliser
+from axolotl_safety.guards.openai import prompt as openai_prompt
 from axolotl_safety.util.errors import ConfigError
 
 LLAMA_TASK = """\
@@ -421,3 +427,24 @@ def test_relatives_with_another_prompt_are_refused(tmp_path, models, name):
 def test_a_guard_that_is_not_there_is_named_with_the_way_out():
     with pytest.raises(ConfigError, match="no/such-judge.*builtin"):
         load_guards((GuardConfig(model="no/such-judge"),))
+
+
+def test_a_family_from_outside_takes_one_file_and_one_line(monkeypatch):
+    family = Family(
+        name="toy",
+        title="Toy Guard",
+        parse=lambda text: Verdict(text == "fine"),
+        template=lambda tokenizer: lambda prompt, response: f"{prompt}|{response}|",
+        word=re.compile(r"(fine)"),
+        words=("fine", "bad"),
+        names=re.compile("toyguard"),
+        controls=("<|toy|>",),
+    )
+    monkeypatch.setitem(sys.modules, "toy_guard", types.SimpleNamespace(FAMILY=family))
+    with pytest.raises(ValidationError, match="Known: auto, qwen3guard"):
+        GuardConfig(model="m", family="toy")
+    monkeypatch.setitem(FAMILIES, "toy", "toy_guard:FAMILY")
+    assert GuardConfig(model="m", family="toy").family == "toy"
+    one = recognise(GuardConfig(model="me/ToyGuard-1B"), lambda: pytest.fail("the name decides"))
+    assert one is family and "<|toy|>" in all_controls()
+    assert "< |toy|>" in openai_prompt.render("<|toy|>", "", "")

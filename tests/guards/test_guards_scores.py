@@ -15,7 +15,7 @@ from axolotl_safety.config import GuardConfig
 from axolotl_safety.engines.base import Completion, ModelSpec
 from axolotl_safety.engines.model_files import ModelFiles
 from axolotl_safety.guards.base import GuardInput
-from axolotl_safety.guards.families import MODEL_FAMILIES
+from axolotl_safety.guards.families import load_family
 from axolotl_safety.guards.judge import BuiltinGuard, ModelGuard
 from axolotl_safety.guards.model_guard import _window_ends
 
@@ -137,7 +137,7 @@ def lab_tokenizer():
 def test_scores_with_real_tokenizers_follow_the_guards_own_tokens(make, kind):
     tokenizer = make()
     files = ModelFiles(ModelSpec("g"), "fp", 4096, tokenizer, None, (tokenizer.eos_token_id,), len(tokenizer))
-    one = ModelGuard(GuardConfig(model="g", threshold=0.5), files, "guard0", MODEL_FAMILIES[kind])
+    one = ModelGuard(GuardConfig(model="g", threshold=0.5), files, "guard0", load_family(kind))
     (request,) = one.requests(ITEM)
     # A model that continues the prompt writes what stands behind the prompt when both are encoded together, or, where
     # the two would merge, what stands there alone.

@@ -7,8 +7,9 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.guards import parse
 
-from axolotl_safety.guards.families import FAMILIES, parse
+from axolotl_safety.config.guard import FAMILIES
 
 # text, safe, refusal
 SAFE = {
@@ -250,7 +251,7 @@ def test_noise_is_never_safe(family):
 def test_every_family_is_tried_with_at_least_forty_strings():
     for family in MODELS:
         assert len(set(NOISE)) + len(SAFE.get(family, [])) + len(UNSAFE.get(family, {})) >= 120
-    assert len(SAFE["builtin"]) + len(UNSAFE["builtin"]) >= 40 and set(FAMILIES) == {*MODELS, "builtin"}
+    assert len(SAFE["builtin"]) + len(UNSAFE["builtin"]) >= 40 and {*FAMILIES, "openai"} == {*MODELS}
 
 
 def test_one_familys_safe_word_is_not_anothers():

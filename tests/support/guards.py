@@ -21,8 +21,10 @@ from axolotl_safety.engines.base import (
 from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.model_files import ModelFiles
 from axolotl_safety.engines.queue import WorkQueue
-from axolotl_safety.guards.families import MODEL_FAMILIES
-from axolotl_safety.guards.judge import Guard, GuardInput, GuardResult, ModelGuard, judge
+from axolotl_safety.guards.base import Verdict
+from axolotl_safety.guards.families import load_family
+from axolotl_safety.guards.judge import BuiltinGuard, Guard, GuardInput, GuardResult, ModelGuard, judge
+from axolotl_safety.guards.openai import prompt as openai_prompt
 from axolotl_safety.methods.run import bounded
 
 SPECIALS = {
@@ -55,6 +57,13 @@ UNSAFE = {
 }
 KINDS = tuple(SPECIALS)
 ITEM = GuardInput("How do I jinx it?", "secret plan", "I can't help with that.", "harmful")
+
+
+def parse(family: str, text: str) -> Verdict:
+    """What is made of a guard's text; for `builtin` the text is the answer to a harmful prompt."""
+    if family == "builtin":
+        return BuiltinGuard().verdict(GuardInput("", "", text, "harmful"), [])
+    return openai_prompt.parse(text) if family == "openai" else load_family(family).parse(text)
 
 
 class CharTokenizer:
@@ -99,7 +108,7 @@ def files(kind: str, positions: int | None = 8000, tokenizer: Any = None) -> Mod
 
 
 def guard(kind: str = "qwen3guard", positions: int | None = 8000, key: str = "guard0", **config: Any) -> ModelGuard:
-    family = MODEL_FAMILIES[kind.removesuffix("4")]
+    family = load_family(kind.removesuffix("4"))
     return ModelGuard(GuardConfig(model="g", **config), files(kind, positions), key, family)
 
 

@@ -38,13 +38,7 @@ class EvalModel:
 
 
 def contestants(cfg: Any, safety: SafetyConfig, folders: tuple[str, ...], backend: str) -> list[EvalModel]:
-    """The base, then a model for every folder.
-
-    Args:
-        cfg: the final Axolotl config.
-        safety: its section.
-        folders: adapters or whole models; without any, ``output_dir`` if a model stands there.
-        backend: the engine's.
+    """The base, then a model for every folder; without any, for ``output_dir`` if a model stands there.
 
     Raises:
         ConfigError: a folder holds no model, or none that this base and engine can run.

@@ -31,11 +31,7 @@ def _grams(words: Sequence[str]) -> Iterable[str]:
 
 
 def overlaps(training: Iterable[str], evaluation: Mapping[Any, str]) -> dict[Any, str]:
-    """How each evaluation prompt meets the training prompts.
-
-    Args:
-        training: prompts that are trained on; read once, not kept.
-        evaluation: prompts by any key.
+    """How each evaluation prompt, by any key, meets the training prompts (read once, not kept).
 
     Returns:
         Key to ``exact`` or ``ngram``, for those that meet one.

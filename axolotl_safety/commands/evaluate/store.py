@@ -21,12 +21,6 @@ def write_results(
 ) -> Path:
     """Write an evaluation; ``results.json`` comes last, so that a folder that has one is whole.
 
-    Args:
-        work_dir: the stage's folder.
-        results: with their ``hash``.
-        responses: in order.
-        overlap: axis, set and item to how the prompt meets the training data.
-
     Returns:
         The folder.
 

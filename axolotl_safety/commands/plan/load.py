@@ -49,12 +49,7 @@ def capabilities_of(card: Card, count: int) -> dict[str, Any]:
 
 
 def plan_run(cfg: Any, place: Place, engine_wanted: bool = False) -> tuple[Plan, dict[str, Any], StageInputs]:
-    """Plan a config on this machine, or for cards elsewhere.
-
-    Args:
-        cfg: the final Axolotl config.
-        place: where it would run.
-        engine_wanted: find the engine even where nothing is generated.
+    """Plan a config on this machine, or for cards elsewhere; with the engine wanted even where nothing is generated.
 
     Returns:
         The plan, what was found out about the machine, and the prepared stage.

@@ -67,11 +67,7 @@ def main_memory_bytes() -> int:
 
 
 def access(names: Iterable[tuple[str, str | None]]) -> dict[str, str]:
-    """Whether each model can be read, in words; an empty word means yes.
-
-    Args:
-        names: hub id or folder, and revision.
-    """
+    """Whether each model (hub id or folder, and revision) can be read, in words; an empty word means yes."""
     return {name: _access(name, revision) for name, revision in names}
 
 

@@ -31,15 +31,7 @@ _LIVE = 0.7  # of its final length a sequence under way has on average; long one
 def make_plan(
     cfg: Any, prepared: StageInputs, journals: dict[str, Journal], place: Place, sample: int | None = None
 ) -> Plan:
-    """Plan a run. Nothing is loaded, asked or written.
-
-    Args:
-        cfg: the final Axolotl config.
-        prepared: the stage.
-        journals: as they are.
-        place: where it would run.
-        sample: look at this many rows of each entry only.
-    """
+    """Plan a run, by ``sample`` rows of each entry if that is set. Nothing is loaded, asked or written."""
     prepared = prepared.selected()
     load = workload(prepared, walk(prepared, journals, sample))
     sizes = {name: size for name, files in _files(prepared).items() if (size := _size(files)) is not None}

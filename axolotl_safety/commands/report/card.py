@@ -20,14 +20,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 
 def card_text(stage: Stage, names: Sequence[str], licences: Mapping[str, str], count: int) -> str:
-    """The card with its front matter.
-
-    Args:
-        stage: as read.
-        names: of the sources, one per entry, without local folders.
-        licences: of each source, ``unknown`` where nothing is known.
-        count: accepted rows.
-    """
+    """The card with its front matter, for so many accepted rows; sources are named without local folders."""
     first = stage.entries[0].manifest
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),

@@ -100,10 +100,7 @@ def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def histogram(named: Mapping[str, tuple[str, Iterable[float | None]]]) -> Histogram | None:
-    """Distributions over common bins, from 0 to the 99th percentile of all values.
-
-    Args:
-        named: kind (its colour) and values, by name; what is None is left out.
+    """Distributions over common bins, from 0 to the 99th percentile of all values; kind and values by name.
 
     Returns:
         None if nothing is known.

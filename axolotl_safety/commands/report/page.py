@@ -32,10 +32,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 def write_report(work_dir: Path, path: Path | None = None, texts: bool = True) -> Path:
     """Write the report of a work folder's last finished stage. The same folder gives the same bytes.
 
-    Args:
-        work_dir: the stage's folder.
-        path: where to; ``report.html`` in the work folder if None.
-        texts: False leaves out every prompt and response.
+    It goes to ``report.html`` in the work folder unless a path is given; without texts it shows no prompt, no response.
 
     Raises:
         StageError: no stage has been finished there.

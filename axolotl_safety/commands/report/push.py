@@ -29,10 +29,6 @@ def write_dataset_folder(work_dir: Path, folder: Path) -> Path:
     A row that kept its original response, and the references, stay out: they are somebody else's text. Paths of this
     machine are cut to their last part.
 
-    Args:
-        work_dir: the stage's folder.
-        folder: empty or new.
-
     Raises:
         StageError: no stage has been finished there.
         ConfigError: the folder holds something, or no row was accepted.
@@ -74,11 +70,6 @@ def push(work_dir: Path, repo_id: str, public: bool = False) -> str:
     """Push card and accepted rows to a dataset repository, which is made if need be: private unless said otherwise.
 
     The token comes from ``HF_TOKEN`` and goes nowhere but into the requests.
-
-    Args:
-        work_dir: the stage's folder.
-        repo_id: ``owner/name``.
-        public: make a new repository public, or push to one that is.
 
     Returns:
         Where it is now.

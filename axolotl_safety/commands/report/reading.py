@@ -84,13 +84,7 @@ def _read_entry(folder: Path) -> Entry:
 
 
 def read_texts(table: Path, wanted: Sequence[int], batch: int = 512) -> Iterator[tuple[int, dict[str, str]]]:
-    """Texts of some rows, by their place; a batch of rows at a time, since long thoughts do not all fit in memory.
-
-    Args:
-        table: a ``rows.parquet``.
-        wanted: ascending places.
-        batch: rows read at once.
-    """
+    """Texts of rows in ascending places; a batch of rows at a time, since long thoughts do not all fit in memory."""
     left = list(reversed(wanted))
     start = 0
     for part in pq.ParquetFile(table).iter_batches(batch, columns=list(TEXTS)):

@@ -25,15 +25,10 @@ def embed(value: Any) -> str:
 
 
 def choose_samples(entries: Sequence[Entry], budget: int, texts: bool) -> list[dict[str, Any]]:
-    """Rows to show, in source order.
+    """Rows to show, in source order, within a budget of bytes in the page.
 
     Rows of one entry, status, reason and label form a group. Each round takes one row of every group, so that a rare
     reason is there beside a common one; within a group the order is that of a hash.
-
-    Args:
-        entries: as read.
-        budget: bytes that the rows may take in the page.
-        texts: False to show everything but the texts.
     """
     order = list(_in_turns(entries))
     groups = len({_group(entries, place) for place in order})

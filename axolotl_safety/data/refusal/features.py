@@ -75,9 +75,6 @@ _MARKS = re.compile(r"[*_#]+")
 def features(text: str) -> dict[str, float]:
     """Speech acts and delexicalised word patterns of an answer.
 
-    Args:
-        text: an answer without its thought, normalised or not.
-
     Returns:
         Feature name to value; empty when nothing in the text is a cue of refusing or moralising.
     """

@@ -31,13 +31,6 @@ def wait_until_given_back(
 ) -> tuple[GpuMemory, ...]:
     """Waits until every GPU is back to what was in use before, plus 300 MB; the driver frees with a delay.
 
-    Args:
-        before: the GPUs before the engine started.
-        read: the GPUs now.
-        seconds: how long to wait at most.
-        clock: seconds that pass.
-        sleep: waits.
-
     Returns:
         What was found at last, per GPU that could be read both times.
     """

@@ -38,13 +38,7 @@ class Placement:
 
 
 def place(replicas: Literal["auto"] | int, gpus: Sequence[str], group: int, cores: int) -> Placement:
-    """Deals GPUs to lanes; on a CPU, cores.
-
-    Args:
-        replicas: lanes asked for; auto is one per group of GPUs, or one on a CPU.
-        gpus: names of the visible GPUs.
-        group: GPUs per lane (tensor parallel).
-        cores: CPU cores that this process may use.
+    """Deals GPUs by name, ``group`` to a lane, or on a CPU its cores; ``auto`` is one lane per group, or one on a CPU.
 
     Raises:
         ConfigError: there are fewer GPUs than asked for.

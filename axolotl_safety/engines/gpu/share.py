@@ -103,13 +103,7 @@ def group_size(needs: Mapping[str, Need], total: int, utilization: float, sequen
     """The fewest cards that hold one copy of the models with room for several of the target's longest sequences.
 
     A copy that just fits decodes one sequence at a time, and then one copy over two cards is faster than two copies.
-
-    Args:
-        needs: by model name, the target first.
-        total: memory of the smallest card in bytes.
-        utilization: share of a card for all models together.
-        sequences: completions decoded at once.
-        cards: how many there are.
+    Arguments are those of `divide`, and how many cards there are.
 
     Returns:
         One of `group_sizes`; the largest where none leaves that room.

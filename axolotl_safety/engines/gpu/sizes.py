@@ -75,11 +75,7 @@ class ModelSize:
 
 
 def model_size(config: Any) -> ModelSize:
-    """Sizes from a transformers configuration. The model is built on the meta device: no weight is read or made.
-
-    Args:
-        config: as ``AutoConfig.from_pretrained`` gives it.
-    """
+    """Sizes from a transformers configuration. The model is built on the meta device: no weight is read or made."""
     import torch
     from transformers import AutoModelForCausalLM
 

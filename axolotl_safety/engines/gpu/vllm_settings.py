@@ -23,12 +23,6 @@ def max_num_seqs(engine: EngineConfig) -> int:
 def tensor_parallel_size(engine: EngineConfig, needs: Mapping[str, Need], card_bytes: int, cards: int) -> int:
     """Cards that hold one copy of the models together: what the user says, else the fewest that do well.
 
-    Args:
-        engine: the user's section.
-        needs: by model name, the target first.
-        card_bytes: memory of the smallest card.
-        cards: how many one copy may use.
-
     Raises:
         ConfigError: a model does not fit, not even on all cards.
     """
@@ -39,12 +33,6 @@ def tensor_parallel_size(engine: EngineConfig, needs: Mapping[str, Need], card_b
 
 def worker_options(engine: EngineConfig, needs: Mapping[str, Need], cards: Sequence[Gpu], group: int) -> dict[str, Any]:
     """The vLLM worker's options. Nothing in here changes what is sampled.
-
-    Args:
-        engine: the user's section.
-        needs: by model name, the target first.
-        cards: the cards as they are now, none on a CPU.
-        group: cards per lane.
 
     Raises:
         ConfigError: a model does not fit.

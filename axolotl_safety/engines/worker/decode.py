@@ -24,11 +24,6 @@ class Decoder:
     Subclasses say how a batch advances; this class keeps the queue and survives lack of memory: the batch is halved,
     its rows go back to the queue with what they have drawn, and as draws depend on (seed, request, step) alone they go
     on where they stopped.
-
-    Args:
-        loaded: the model.
-        batch_size: rows at once.
-        send: sends a message at once.
     """
 
     def __init__(self, loaded: Loaded, batch_size: int, send: Send) -> None:

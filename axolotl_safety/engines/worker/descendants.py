@@ -13,12 +13,9 @@ _ORPHAN_SECONDS = 1.0
 
 
 def end_children(seconds: float) -> None:
-    """Ends this process's children and theirs: asks, waits, kills.
+    """Ends this process's children and theirs: asks, waits so many seconds, kills.
 
     What runs on a GPU holds its memory until it is gone, so this returns only then.
-
-    Args:
-        seconds: how long they may take before they are killed.
     """
     children = multiprocessing.active_children()
     below = _below({child.pid for child in children if child.pid})

@@ -54,13 +54,7 @@ def item_of(message: dict[str, Any]) -> Item:
 
 
 def refusal(item: Item, vocabulary: int, max_positions: int | None) -> str | None:
-    """Why a model cannot take an item, or None.
-
-    Args:
-        item: what is asked.
-        vocabulary: rows of the model's embedding.
-        max_positions: positions that the model knows; None is no limit.
-    """
+    """Why a model with so many embeddings and positions (None: no limit) cannot take an item, or None."""
     if not item.prompt:
         return "The prompt is empty; a model needs at least one token, for example its beginning-of-sequence token."
     given = item.prompt

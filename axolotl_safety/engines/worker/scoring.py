@@ -24,11 +24,6 @@ class Scorer:
     The decoder runs once per batch; the head then sees `_HEAD_POSITIONS` response positions at a time, so memory does
     not grow with length times vocabulary. The head is the model's own forward with the decoder's output put in place,
     so that soft-capping and logit scales are the model's. Whether that holds is checked on each model's first batch.
-
-    Args:
-        loaded: the model.
-        batch_size: rows at once.
-        send: sends a message at once.
     """
 
     def __init__(self, loaded: Loaded, batch_size: int, send: Send) -> None:

@@ -81,11 +81,7 @@ def _resized(old: Tensor | None, slots: int, columns: int, like_BHTD: Tensor, us
 
 
 class SlotCache(Cache):
-    """The cache of a running batch: `lengths` has one entry per row, slot b being row b.
-
-    Args:
-        slots: rows at most.
-    """
+    """The cache of a running batch: `lengths` has one entry per row, slot b being row b."""
 
     def __init__(self, slots: int) -> None:
         super().__init__(layers=[])
@@ -94,13 +90,7 @@ class SlotCache(Cache):
         self._columns = 0
 
     def join(self, prefilled: Cache, lengths: list[int], padded: int) -> None:
-        """Adds rows from a left-padded prefill.
-
-        Args:
-            prefilled: a cache of plain layers.
-            lengths: tokens of each row.
-            padded: columns of the prefill.
-        """
+        """Adds rows from a left-padded prefill."""
         if not self.layers:
             self.layers = [SlotLayer() for _ in prefilled.layers]
         self._reserve(max(padded, *lengths) + 1, prefilled)

@@ -28,11 +28,6 @@ Transform = Callable[..., Batch]
 def load(cfg: Any, dataset_idx: int = 0, **kwargs: Any) -> tuple[Transform, dict[str, Any]]:
     """Axolotl's entry point for our type under ``rl: grpo``.
 
-    Args:
-        cfg: the validated Axolotl config.
-        dataset_idx: place of the entry in ``datasets:``.
-        **kwargs: whatever else Axolotl passes.
-
     Returns:
         A function for ``datasets.Dataset.map`` (columns in; ``prompt``, ``label`` and ``answer`` out) and its options.
 
@@ -59,14 +54,7 @@ def load(cfg: Any, dataset_idx: int = 0, **kwargs: Any) -> tuple[Transform, dict
 def make_transform(
     source: str, options: DatasetOptions, think: tuple[str, str] | None, max_prompt_tokens: int
 ) -> Transform:
-    """The function that turns source rows into GRPO rows.
-
-    Args:
-        source: the entry's path, for messages.
-        options: the entry's own block.
-        think: think markers where the user names them.
-        max_prompt_tokens: longer prompts are dropped, because TRL does not cut them.
-    """
+    """The function that turns source rows into GRPO rows; longer prompts are dropped, because TRL does not cut them."""
 
     def transform(columns: Batch, tokenizer: Any) -> Batch:
         tokens = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,), think)

@@ -11,14 +11,12 @@ from typing import Any
 import torch
 
 from axolotl_safety.config import GuardConfig
+from axolotl_safety.config.guard import FAMILIES
+from axolotl_safety.guards.families import load_family
 from axolotl_safety.guards.judge import BuiltinGuard, GuardInput, ModelGuard, load_guards
+from axolotl_safety.guards.model_guard import common_length
 from axolotl_safety.util.errors import ConfigError, ModelError
 
-# What a guard writes before the word that decides, the words that can stand there (the safe one first), and the one
-# that `allow_controversial` counts as safe.
-VERDICTS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "qwen3guard": ("Safety: ", ("Safe", "Unsafe", "Controversial"), "Controversial"),
-}
 _LEAST_MASS = 0.5  # below this the guard was about to write something that is no verdict
 _TOKENS_AT_ONCE = 16384  # padded tokens per forward pass
 _SHARED_WORTH = 64  # a shorter common beginning is not worth a cache of its own
@@ -46,18 +44,18 @@ def verdict_words(tokenizer: Any, family: str, allow_controversial: bool) -> Wor
         ConfigError: no such family here.
         ModelError: a safe and an unsafe word begin with the same token.
     """
-    if family not in VERDICTS:
+    known = load_family(family) if family in FAMILIES else None
+    if known is None or not known.lead:
+        readable = ", ".join(name for name in FAMILIES if load_family(name).lead)
         raise ConfigError(
-            f"safety.guard: the reward guard_safe reads P(safe) from the logits of {', '.join(VERDICTS)} models, not "
+            f"safety.guard: the reward guard_safe reads P(safe) from the logits of {readable} models, not "
             f"of the family {family!r}. Use such a guard (Qwen/Qwen3Guard-Gen-0.6B), or `guard: {{model: builtin}}`."
         )
-    lead, words, middle = VERDICTS[family]
+    lead, words = known.lead, known.words
     coded = [tokenizer.encode(lead + word, add_special_tokens=False) for word in words]
-    at = 0
-    while all(len(ids) > at for ids in coded) and len({ids[at] for ids in coded}) == 1:
-        at += 1
+    at = common_length(coded)
     firsts = {word: ids[at] if len(ids) > at else -1 for word, ids in zip(words, coded, strict=True)}
-    good = {words[0], middle} if allow_controversial else {words[0]}
+    good = {words[0], *(known.middle if allow_controversial else ())}
     safe_ids = {token for word, token in firsts.items() if word in good}
     unsafe_ids = set(firsts.values()) - {firsts[word] for word in good}
     if -1 in firsts.values() or any(firsts[word] in safe_ids for word in words if word not in good):
@@ -89,11 +87,7 @@ class GuardScorer:
             verdict_words(None, "openai", config.allow_controversial)  # raises: an endpoint shows no logits
 
     def safe(self, items: Sequence[GuardInput | None]) -> list[float]:
-        """P(safe) of each response, the least over its segments; 0 for None and for what does not fit the guard.
-
-        Args:
-            items: responses; None stands for one that has no form a guard could judge.
-        """
+        """P(safe) of each response, the least over its segments; 0 for what does not fit the guard, and for None."""
         asked = [[] if item is None else self._prompts(item) for item in items]
         if self._words is None:
             return [

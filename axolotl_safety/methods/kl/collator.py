@@ -17,13 +17,7 @@ FILL = {KL_MASK: 0, KL_INDEX: -1}  # rows of other types have no KL column, or N
 
 
 class KLCollator:
-    """A collator around Axolotl's, for padded and for packed batches.
-
-    Args:
-        tokenizer: whose padding side is followed.
-        inner: Axolotl's collator class.
-        kwargs: for the inner collator.
-    """
+    """A collator around Axolotl's, for padded and for packed batches."""
 
     def __init__(self, tokenizer: Any, inner: type, **kwargs: Any):
         """Build the inner collator."""

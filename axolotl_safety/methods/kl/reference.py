@@ -32,11 +32,6 @@ Divergence = Callable[[Tensor, Head], Tensor]  # the policy's hidden_ND and head
 class FrozenModel:
     """The starting model itself: the policy without its adapter, or a copy of the policy as it was.
 
-    Args:
-        model: the policy at the start, not wrapped.
-        wanted: ``auto`` (adapter off where there is one, else a copy), ``adapter`` or ``copy``.
-        chunk_bytes: for the loss.
-
     Raises:
         ConfigError: ``adapter`` without an adapter.
         ModelError: the model without its adapter is not the model at the start.

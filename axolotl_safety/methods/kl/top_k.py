@@ -39,12 +39,7 @@ class TopKTable:
 
 
 def benign_positions(labels: Any, mask: Any) -> np.ndarray:
-    """Positions of a row's benign response tokens; the first token is never predicted.
-
-    Args:
-        labels: labels of one row, T.
-        mask: its KL mask, T or longer, or None.
-    """
+    """Positions of a row's benign response tokens (labels T, mask T or longer); the first token is never predicted."""
     if mask is None:
         return np.zeros(0, dtype=np.int64)
     labels_T = np.asarray(labels)
@@ -56,9 +51,8 @@ def benign_positions(labels: Any, mask: Any) -> np.ndarray:
 def build_table(datasets: Sequence[Any], look: Look) -> tuple[TopKTable, list[Any]]:
     """Run the untouched model once over every row with benign tokens.
 
-    Args:
-        datasets: each with ``input_ids``, ``labels`` and ``kl_mask``.
-        look: from ids (1 x T) and n positions to the n rows of entries that predict the tokens there.
+    Datasets have ``input_ids``, ``labels`` and ``kl_mask``. ``look`` goes from ids (1 x T) and n positions to the n
+    rows of entries that predict the tokens there.
 
     Returns:
         The table, and the datasets with a ``kl_index`` column: each token's row in the table, or -1.
