@@ -119,8 +119,7 @@ def prepare(cfg: Any, backend: str | None = None, engine: bool = False) -> Prepa
     methods = our_entries(cfg)
     generates = any(method != "vanilla" for method in methods.values())
     files = load_target(cfg, safety)
-    think = (safety.think.open, safety.think.close) if safety.think else None
-    tokens = TargetTokenizer(files.tokenizer, files.stop_token_ids, think)
+    tokens = TargetTokenizer(files.tokenizer, files.stop_token_ids, safety.think)
     entries = [read_entry(cfg, safety, tokens, index, method) for index, method in methods.items()]
     for entry in entries:
         refuse_unscorable(safety, entry.method, entry.options, entry.source.name)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from axolotl_safety.commands import version_option
+from axolotl_safety.commands import shown_plainly, version_option
 
 
 @click.command("safety-eval")
@@ -29,7 +29,6 @@ def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
     from axolotl_safety.config.load import final_config
     from axolotl_safety.config.section import section
     from axolotl_safety.pipeline.ranks import exclusive
-    from axolotl_safety.util.errors import ConfigError, DataError, ModelError, StageError
     from axolotl_safety.util.files import check_writable
     from axolotl_safety.util.interrupt import interruptible
 
@@ -37,14 +36,12 @@ def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
     from .report import show
 
     again = " ".join(["axolotl safety-eval", config, *(f"--model {one}" for one in models)])
-    try:
+    with shown_plainly():
         cfg = final_config(Path(config))
         work_dir = Path(section(cfg).work_dir)
         check_writable(work_dir)
         with interruptible(again), exclusive(work_dir):
             done = evaluate(cfg, models)
-    except (ConfigError, DataError, ModelError, StageError) as error:
-        raise click.ClickException(str(error)) from error
     show(done.results)
     keys = ("hash", "models", "figures", "comparisons", "safety_tax")
     summary = {key: done.results[key] for key in keys}
