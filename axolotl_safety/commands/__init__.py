@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 
+from axolotl_safety.util.terminal import PlainError
 from axolotl_safety.util.version import __version__
+
+
+@contextmanager
+def shown_plainly(*others: type[Exception]) -> Iterator[None]:
+    """End with the message alone where an error says all that its reader needs: ours do."""
+    try:
+        yield
+    except (PlainError, *others) as error:
+        raise click.ClickException(str(error)) from error
+
 
 version_option = click.version_option(__version__, message="axolotl-safety %(version)s")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from . import version_option
+from . import shown_plainly, version_option
 
 OFFLINE = {
     "AXOLOTL_DO_NOT_TRACK": "1",
@@ -32,15 +32,11 @@ OFFLINE = {
 @version_option
 def main(out: Path, only_copy: bool) -> None:
     """Vanilla, DGR and ThinkSafe on a tiny model, on a CPU in minutes."""
-    from axolotl_safety.util.errors import ConfigError
-
     from .lab import DEMO, copy_lab
 
     out = out.absolute()
-    try:
+    with shown_plainly():
         count = copy_lab(out)
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from error
     click.echo(f"{count} files of the laboratory (model, guard, data, recipes) are in {out}")
     if only_copy:
         click.echo(f"next: cd {out} && axolotl train yaml/lab_dgr.yml")

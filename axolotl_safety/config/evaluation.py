@@ -10,6 +10,7 @@ from .base import Strict
 
 Axis = Literal["harm", "over_refusal", "reasoning"]
 AXES: tuple[Axis, ...] = ("harm", "over_refusal", "reasoning")
+FILES = (".json", ".jsonl", ".csv", ".parquet")  # what ends so is a file, not a name
 MathJudge = Literal["auto", "math_verify", "flexible", "strict", "marked"]
 
 
@@ -35,8 +36,7 @@ class EvalSetConfig(Strict):
     def _a_word_is_a_name_or_a_file(cls, data: Any) -> Any:
         if not isinstance(data, str):
             return data
-        is_file = data.lower().endswith((".json", ".jsonl", ".csv", ".parquet"))
-        return {"path": data} if is_file else {"name": data}
+        return {"path" if data.lower().endswith(FILES) else "name": data}
 
     @model_validator(mode="after")
     def _says_what_is_asked(self) -> EvalSetConfig:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
-from axolotl_safety.util.errors import ConfigError
+from axolotl_safety.util.errors import ConfigError, did_you_mean, nearest
 
 from . import PREFIX, SafetyConfig, types
 
@@ -36,13 +35,13 @@ def refuse_with_rl(cfg: Any, safety: SafetyConfig) -> None:
             )
         if name == GRPO_TYPE:
             ours = True
-            options = safety.per_dataset[index] if index < len(safety.per_dataset) else None
-            if options and options.hold_out:
+            options = safety.options_of(index)
+            if options.hold_out:
                 raise ConfigError(
                     f"datasets: {path!r}: hold_out belongs to the data stage, which does not run under rl: {rl}. Take "
                     "those rows out of the file."
                 )
-            if safety.max_rows or (options and options.max_rows):
+            if safety.max_rows or options.max_rows:
                 raise ConfigError(
                     f"datasets: {path!r}: safety.max_rows belongs to the data stage, which does not run under rl: "
                     f"{rl}. Take a part of the dataset by its split: split: train[:4000]."
@@ -53,9 +52,8 @@ def refuse_with_rl(cfg: Any, safety: SafetyConfig) -> None:
 def _refuse_rewards(cfg: Any, ours: bool, rl: Any) -> None:
     names = [str(name) for name in (cfg.get("trl") or {}).get("reward_funcs") or []]
     for name in names:
-        near = difflib.get_close_matches(name, REWARDS, n=1, cutoff=0.85)
-        if name not in REWARDS and (near or name.startswith(PREFIX)):
-            hint = f"did you mean {near[0]!r}? " if near else ""
+        if name not in REWARDS and (nearest(name, REWARDS, 0.85) or name.startswith(PREFIX)):
+            hint = did_you_mean(name, REWARDS, 0.85)
             raise ConfigError(f"trl.reward_funcs: {name!r} does not exist: {hint}Known: {', '.join(REWARDS)}.")
     if ours and not names and rl in _TRAINERS:
         raise ConfigError(

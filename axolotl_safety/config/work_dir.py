@@ -1,7 +1,5 @@
 """What stands where in ``safety.work_dir``."""
 
-from __future__ import annotations
-
 LATEST = "datasets/latest.json"  # in work_dir: which hashes the last finished stage wrote
 
 

@@ -20,9 +20,6 @@ _WAY_OUT = (
 def probe_template(tokenizer: Any, user: str) -> str:
     """Render the generation prompt of one user message, the least that every row needs.
 
-    Returns:
-        The prompt as text.
-
     Raises:
         ModelError: the template takes no such message, or the message is not in what it renders.
     """

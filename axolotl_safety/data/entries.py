@@ -54,8 +54,7 @@ def read_entry(
         DataError: no column or no row of it can be used, or a held-out category that no row has.
     """
     entry = cfg.datasets[index]
-    blocks = safety.per_dataset
-    options = (blocks[index] if index < len(blocks) else None) or DatasetOptions()
+    options = safety.options_of(index)
     source = read_source(entry, cfg.hf_use_auth_token, int(cfg.seed or 42))
     adapter = choose_adapter(source.columns, options, source.name)
     rows = read_examples(source.rows, adapter, options)

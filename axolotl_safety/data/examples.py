@@ -126,10 +126,6 @@ def _pair(
     return read
 
 
-def _prompt_of(column: str):
-    return lambda row: Fields(_text(row, column), "", "", None)
-
-
 def _safekey(row: Row) -> Fields:
     thought, answer = _response(_text(row, "response"))
     return Fields(_text(row, "question"), thought, answer, "benign" if row.get("source") == "4o_rewrite" else "harmful")
@@ -182,8 +178,19 @@ ADAPTERS: tuple[Adapter, ...] = (
     _adapter("messages", "messages", _conversation("messages")),
     _adapter("conversations", "conversations", _conversation("conversations")),
     # Prompts alone, which ThinkSafe can answer; the label comes from the dataset's block.
-    *(_adapter(f"prompts ({column})", column, _prompt_of(column)) for column in ("prompt", "instruction", "question")),
+    *(
+        _adapter(f"prompts ({column})", column, lambda row, column=column: Fields(_text(row, column), "", "", None))
+        for column in ("prompt", "instruction", "question")
+    ),
 )
+
+
+def _check_column(option: str, column: str, present: frozenset[str], source: str) -> None:
+    if column not in present:
+        raise DataError(
+            f"{source}: safety.{option} names the column {column!r}, which is not there. "
+            f"Columns: {', '.join(sorted(present))}."
+        )
 
 
 def _by_fields(options: DatasetOptions, columns: frozenset[str], source: str) -> Adapter:
@@ -193,11 +200,7 @@ def _by_fields(options: DatasetOptions, columns: frozenset[str], source: str) ->
         if (value := getattr(options, option))
     }
     for option, column in named.items():
-        if column not in columns:
-            raise DataError(
-                f"{source}: safety.{option} names the column {column!r}, which is not there. "
-                f"Columns: {', '.join(sorted(columns))}."
-            )
+        _check_column(option, column, columns, source)
     if "prompt_field" not in named:
         raise DataError(f"{source}: safety.{next(iter(named))} needs safety.prompt_field beside it.")
 
@@ -234,11 +237,7 @@ def choose_adapter(columns: Iterable[str], options: DatasetOptions, source: str)
 
 
 def _relabelled(adapter: Adapter, column: str, present: frozenset[str], source: str):
-    if column not in present:
-        raise DataError(
-            f"{source}: safety.label_field names the column {column!r}, which is not there. "
-            f"Columns: {', '.join(sorted(present))}."
-        )
+    _check_column("label_field", column, present, source)
 
     def read(row: Row) -> Fields:
         return adapter.read(row)._replace(label=read_label(row.get(column), column), assumed=False)

@@ -37,8 +37,7 @@ def reaches(answer: str, gold: str) -> bool:
     The answer's own mark counts if it has one, else its last number. Numbers are compared as numbers, other answers
     by math-verify where that package is installed, else as text without blanks.
     """
-    marked = _HASHES.findall(answer) or _boxed(answer)
-    said = marked[-1] if marked else _last_number(answer)
+    said = next(reversed(_HASHES.findall(answer) or _boxed(answer) or _NUMBER.findall(answer)), None)
     wanted, given = _value(gold), _value(said) if said is not None else None
     if wanted is not None and given is not None:
         return wanted == given
@@ -58,11 +57,6 @@ def _boxed(text: str) -> list[str]:
                 found.append(text[match.end() : end])
                 break
     return found
-
-
-def _last_number(text: str) -> str | None:
-    numbers = _NUMBER.findall(text)
-    return numbers[-1] if numbers else None
 
 
 def _value(text: str) -> Fraction | None:

@@ -25,8 +25,6 @@ class Source:
     Attributes:
         name: the entry's ``path`` as written, but for user, password and keys in an address.
         rows: the source rows; a line that is no JSON, or nested without sense, stands here as text.
-        columns: every column that occurs.
-        sha256: hash of the rows.
     """
 
     name: str

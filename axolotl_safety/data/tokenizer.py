@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from axolotl_safety.config import ThinkConfig
 from axolotl_safety.util.errors import ModelError
 
 from .chat_template import probe_template, written_markers
@@ -18,17 +19,17 @@ OPEN, CLOSE = "<think>", "</think>"
 _USER = "axolotl safety probe"
 
 
-def split_response(text: str, open_marker: str = OPEN, close_marker: str = CLOSE) -> tuple[str, str]:
+def split_response(text: str) -> tuple[str, str]:
     """Split a response, with or without the opening marker (R1-Distill's prompt holds it), into thought and answer.
 
     Returns:
         ``(thinking, answer)``, both without the blank space around the markers. A thought that was opened and
         never closed gives ``(thought, "")``; a text without markers gives ``("", text)``.
     """
-    head, closed, tail = text.partition(close_marker)
-    opened = head.lstrip().startswith(open_marker)
+    head, closed, tail = text.partition(CLOSE)
+    opened = head.lstrip().startswith(OPEN)
     if opened:
-        head = head.lstrip()[len(open_marker) :]
+        head = head.lstrip()[len(OPEN) :]
     if closed:
         return head.strip(), tail.strip()
     return (head.strip(), "") if opened else ("", text.strip())
@@ -39,8 +40,6 @@ class Thinking:
     """How this model marks its thoughts.
 
     Attributes:
-        open: opening marker.
-        close: closing marker.
         open_id: id of the marker where it is one added token, else None (the marker is plain text).
         close_id: likewise.
         prompt_opens: the generation prompt already ends in the opening marker (R1-Distill).
@@ -71,13 +70,13 @@ class Split:
 class TargetTokenizer:
     """The base model's own tokenizer with what the stage needs of it: prompt ids in, thought and answer out."""
 
-    def __init__(self, tokenizer: Any, stop_token_ids: tuple[int, ...], think: tuple[str, str] | None = None):
+    def __init__(self, tokenizer: Any, stop_token_ids: tuple[int, ...], think: ThinkConfig | None = None):
         """Work out how the model thinks.
 
         Args:
             tokenizer: a transformers tokenizer with its own chat template.
             stop_token_ids: the ids that end a turn (generation config and tokenizer).
-            think: opening and closing marker where the user names them.
+            think: the markers where the user names them.
 
         Raises:
             ModelError: no chat template, a template without thinking, or no end-of-sequence token.
@@ -109,8 +108,8 @@ class TargetTokenizer:
         words = sorted({*tokens, *self._written}, key=len, reverse=True)
         self._control_words = re.compile("|".join(map(re.escape, words)))
 
-    def _find_thinking(self, think: tuple[str, str] | None) -> Thinking:
-        open_marker, close_marker = think or (OPEN, CLOSE)
+    def _find_thinking(self, think: ThinkConfig | None) -> Thinking:
+        open_marker, close_marker = (think.open, think.close) if think else (OPEN, CLOSE)
         template = self.tokenizer.chat_template
         if isinstance(template, dict):
             template = template.get("default", "")

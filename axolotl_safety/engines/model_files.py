@@ -28,16 +28,13 @@ class ModelFiles:
     """A model that can be loaded.
 
     Attributes:
-        spec: what the engine is told.
         fingerprint: changes whenever weights, tokenizer or configuration change.
         max_positions: context window in tokens, None where the configuration does not say.
-        tokenizer: the transformers tokenizer.
         tokenizer_file: path of ``tokenizer.json``, if there is one.
         stop_token_ids: the generation config's end-of-sequence ids, then the tokenizer's.
         vocab_size: number of ids that the model can produce.
         family: ``r1`` by the tokenizer's turn markers, else the configuration's model type up to a size or kind
             (``qwen3`` for qwen3_moe too).
-        config: the transformers configuration.
     """
 
     spec: ModelSpec
@@ -157,8 +154,8 @@ def load_model_files(
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name, **options)
     except (OSError, ValueError) as error:
         raise _explain(name, role, error) from error
-    generation = _generation_config(name, options)
-    stops = generation.get("eos_token_id")
+    # Many checkpoints have none; the tokenizer's own end token then counts alone.
+    stops = read_json(name, "generation_config.json", revision).get("eos_token_id")
     stops = list(stops) if isinstance(stops, list) else [] if stops is None else [stops]
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
         stops.append(tokenizer.eos_token_id)
@@ -225,11 +222,12 @@ def _family(config: Any, tokenizer: Any) -> str:
     return str(getattr(config, "model_type", "")).split("_")[0]
 
 
-def _generation_config(name: str, options: dict[str, Any]) -> dict[str, Any]:
+def read_json(name: str, file: str, revision: str | None) -> dict[str, Any]:
+    """A JSON file of a local or cached checkpoint; empty where it has none that can be read."""
     from transformers.utils import cached_file
 
     try:
-        path = cached_file(name, "generation_config.json", revision=options["revision"])
+        path = cached_file(name, file, revision=revision)
         return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError):
-        return {}  # many checkpoints have none; the tokenizer's own end token then counts alone
+        return {}

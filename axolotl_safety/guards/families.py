@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 from axolotl_safety.config import GuardConfig
 from axolotl_safety.config.guard import FAMILIES
-from axolotl_safety.engines.model_files import ModelFiles
+from axolotl_safety.engines.model_files import ModelFiles, read_json
 from axolotl_safety.util.errors import ConfigError
 
 from .base import Family
@@ -52,21 +49,9 @@ def _by_name(name: str) -> Family | None:
     return next((family for family in _all() if family.names.search(last)), None)
 
 
-def _read_config(path: str, revision: str | None) -> dict[str, Any]:
-    local = Path(path) / "config.json"
-    try:
-        if not local.is_file():
-            from transformers.utils import cached_file
-
-            local = Path(cached_file(path, "config.json", revision=revision) or "")
-        return json.loads(local.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
 def _by_files(files: ModelFiles) -> Family | None:
     """Family by what the model's files say: its former name, its chat template, its architecture."""
-    config = _read_config(files.spec.path, files.spec.revision)
+    config = read_json(files.spec.path, "config.json", files.spec.revision)
     for key in ("_name_or_path", "base_model_name_or_path"):
         found = _by_name(str(config.get(key) or ""))
         if found:

@@ -136,8 +136,7 @@ def stage_inputs(cfg: Any, safety: SafetyConfig, backend: str | None = None, eng
     methods = our_entries(cfg)
     generates = any(method_named(method).generates for method in methods.values())
     files = load_target(cfg, safety)
-    think = (safety.think.open, safety.think.close) if safety.think else None
-    tokens = TargetTokenizer(files.tokenizer, files.stop_token_ids, think)
+    tokens = TargetTokenizer(files.tokenizer, files.stop_token_ids, safety.think)
     entries = [
         read_entry(cfg, safety, tokens, index, method, method_named(method).reads_reference)
         for index, method in methods.items()

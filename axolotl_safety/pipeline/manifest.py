@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from axolotl_safety.data.types import Outcome
 from axolotl_safety.engines.base import EngineFigures
 from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.queue import WorkQueue, content_id, count_where
-from axolotl_safety.util.version import __version__
+from axolotl_safety.util.version import __version__, installed
 
 from .shift import shift_lines, shift_of
 
@@ -29,13 +28,7 @@ _PACKAGES = ("axolotl", "torch", "transformers", "datasets", "tokenizers", "peft
 
 def versions() -> dict[str, str]:
     """Versions of what decides the result."""
-    found = {"axolotl_safety": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"axolotl_safety": __version__, "python": platform.python_version()} | installed(_PACKAGES)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

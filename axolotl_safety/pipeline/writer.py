@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from axolotl_safety.data.types import IGNORE, KL_MASK, Outcome
 from axolotl_safety.util.errors import StageError
 from axolotl_safety.util.files import make_folder, part_of, replacing, take_back, write_atomically
+from axolotl_safety.util.terminal import storable
 
 Row = tuple[np.ndarray, ...]  # input_ids_T and labels_T, and with KL on kl_mask_T
 
@@ -164,45 +165,27 @@ def _write_train(train: Path, rows: Sequence[Row], digest: str) -> None:
         raise StageError(f"{train} reads back with hash {found}, not {digest}: the disk does not keep what is written.")
 
 
-def _printable(text: str) -> str:
-    """Text that Arrow can store: lone surrogates are shown as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+_TEXTS = ("prompt", "thinking", "answer", "reference_thinking", "reference_answer")
+_NULL_IF_EMPTY = ("label", "reason", "guard", "verdict", "proposal", "stage", "reference_tokens")
+
+
+def _record(outcome: Outcome, thought_length: Callable[[tuple[int, ...]], int]) -> dict[str, Any]:
+    """A row of ``rows.parquet``; what the schema does not name is left out."""
+    return {
+        **vars(outcome),
+        **{name: storable(getattr(outcome, name)) for name in _TEXTS},
+        **{name: getattr(outcome, name) or None for name in _NULL_IF_EMPTY},
+        "categories": [storable(name) for name in outcome.categories],
+        "attempts": outcome.attempts,
+        "prompt_token_ids": outcome.prompt_ids,
+        "response_token_ids": outcome.response_ids,
+        "prompt_tokens": len(outcome.prompt_ids),
+        "response_tokens": len(outcome.response_ids),
+        "thought_tokens": thought_length(outcome.response_ids) if outcome.response_ids else None,
+    }
 
 
 def _write_rows(path: Path, outcomes: Sequence[Outcome], thought_length: Callable[[tuple[int, ...]], int]) -> None:
-    records = [
-        {
-            "row_id": outcome.row_id,
-            "source": outcome.source,
-            "prompt": _printable(outcome.prompt),
-            "label": outcome.label or None,
-            "status": outcome.status,
-            "reason": outcome.reason or None,
-            "thinking": _printable(outcome.thinking),
-            "answer": _printable(outcome.answer),
-            "prompt_token_ids": list(outcome.prompt_ids),
-            "response_token_ids": list(outcome.response_ids),
-            "nll_reference": outcome.nll_reference,
-            "nll_accepted": outcome.nll_accepted,
-            "guard": outcome.guard or None,
-            "verdict": outcome.verdict or None,
-            "attempts": outcome.attempts,
-            "proposal": outcome.proposal or None,
-            "request_ids": list(outcome.request_ids),
-            "candidate_reasons": list(outcome.candidate_reasons),
-            "candidate_proposals": list(outcome.candidate_proposals),
-            "ess": outcome.ess,
-            "tempering": outcome.tempering,
-            "categories": [_printable(name) for name in outcome.categories],
-            "stage": outcome.stage or None,
-            "reference_thinking": _printable(outcome.reference_thinking),
-            "reference_answer": _printable(outcome.reference_answer),
-            "prompt_tokens": len(outcome.prompt_ids),
-            "response_tokens": len(outcome.response_ids),
-            "reference_tokens": outcome.reference_tokens or None,
-            "thought_tokens": thought_length(outcome.response_ids) if outcome.response_ids else None,
-        }
-        for outcome in outcomes
-    ]
+    records = [_record(outcome, thought_length) for outcome in outcomes]
     with replacing(path) as file:
         pq.write_table(pa.Table.from_pylist(records, schema=_ROW_SCHEMA), file)

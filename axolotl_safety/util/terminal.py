@@ -29,6 +29,11 @@ def _spelt(letter: str) -> str:
     return letter.encode("unicode_escape").decode("ascii")
 
 
+def storable(text: str) -> str:
+    """Text that Arrow can store: lone surrogates are shown as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def without_credentials(text: str) -> str:
     """The same text without what an address in it may give away: user, password, keys in its query, a hub's token.
 

@@ -160,18 +160,18 @@ def test_the_gate_stops_a_run_before_its_engine(tmp_path, models, monkeypatch):
     never = lambda *_: pytest.fail("an engine was started")  # noqa: E731
     monkeypatch.setattr(gate, "machine_cards", lambda: list(small_card(0.4).cards))
     with pytest.raises(ConfigError, match="generation does not fit toy"):
-        run_stage(config(tmp_path, models("qwen3"), rows), make_engine=never)
+        run_stage(config(tmp_path, models("qwen3"), rows), make_engine=never, gate=gate.check_plan)
     monkeypatch.setattr(gate, "machine_cards", lambda: [CARDS["rtx4090"]])
     with pytest.raises(ConfigError, match=r"safety\.max_hours is 1e-06"):
-        run_stage(config(tmp_path, models("qwen3"), rows, max_hours=1e-6), make_engine=never)
+        run_stage(config(tmp_path, models("qwen3"), rows, max_hours=1e-6), make_engine=never, gate=gate.check_plan)
 
 
 def test_the_gate_is_not_asked_when_nothing_is_left(tmp_path, models, monkeypatch):
     cfg = config(tmp_path, models("qwen3"), tiny.direct_refusal_rows(5))
     start, engines = scripted(models("qwen3"), "qwen3")
-    first = run_stage(cfg, make_engine=start)
+    first = run_stage(cfg, make_engine=start, gate=gate.check_plan)
     monkeypatch.setattr(gate, "machine_cards", lambda: pytest.fail("the gate was asked"))
-    assert run_stage(cfg, make_engine=start) == first and len(engines) == 1
+    assert run_stage(cfg, make_engine=start, gate=gate.check_plan) == first and len(engines) == 1
 
 
 def test_a_long_run_is_warned_of_only_without_a_limit(tmp_path, models, caplog, monkeypatch):

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 from support.shapes import published
 
-from axolotl_safety.commands.plan.cards import CARDS, named_card, reported_card, visible
+from axolotl_safety.commands.plan.cards import CARDS, named_card, reported_card
 from axolotl_safety.commands.plan.memory import Resident, transformers_memory, vllm_memory
 from axolotl_safety.commands.plan.speed import (
     RANGE,
@@ -225,12 +225,3 @@ def test_cards_as_the_driver_calls_them():
     assert reported_card("NVIDIA GeForce RTX 4060 Ti", 16380 << 20) == CARDS["rtx4060ti-16"]
     for other in ("NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 3060 Ti", "NVIDIA TITAN V"):
         assert reported_card(other, 8 << 30).bandwidth is None
-
-
-def test_cuda_visible_devices_chooses_the_cards():
-    cards = [CARDS["t4"], CARDS["l4"], CARDS["a10"]]
-    assert visible(cards, None) == cards
-    assert visible(cards, "2,0") == [CARDS["a10"], CARDS["t4"]]
-    assert visible(cards, "") == [] == visible(cards, "-1")
-    assert visible(cards, "1,7,0") == [CARDS["l4"]]
-    assert visible(cards, "GPU-1f2e") == [CARDS["t4"]]

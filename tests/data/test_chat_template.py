@@ -9,6 +9,7 @@ from axolotl.utils.chat_templates.base import _CHAT_TEMPLATES
 from jinja2 import TemplateError
 from support import tiny
 
+from axolotl_safety.config import ThinkConfig
 from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.data.types import IGNORE, Outcome
 from axolotl_safety.pipeline.writer import training_row
@@ -84,7 +85,7 @@ NO_MARKERS = tiny.make_tokenizer("no_think")
 def test_gemma4_opens_and_closes_its_own_kind_of_thought(reasoning):
     tokenizer = with_template(reasoning, _CHAT_TEMPLATES["gemma4"])
     with pytest.raises(ModelError, match="closes the thought"):
-        target_of(tokenizer, ("<|channel>thought", "<channel|>"))
+        target_of(tokenizer, ThinkConfig(open="<|channel>thought", close="<channel|>"))
 
 
 @pytest.mark.parametrize(

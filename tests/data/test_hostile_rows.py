@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny
 
-from axolotl_safety.config import DatasetOptions
+from axolotl_safety.config import DatasetOptions, ThinkConfig
 from axolotl_safety.data.entries import Task, make_task
 from axolotl_safety.data.examples import ADAPTERS, BadRow, Example, choose_adapter, read_examples
 from axolotl_safety.data.sources import read_source
@@ -210,7 +210,7 @@ def target(family: str) -> TargetTokenizer:
     if template:
         tokenizer.add_special_tokens({"additional_special_tokens": added})
         tokenizer.chat_template = template
-    return TargetTokenizer(tokenizer, (tokenizer.eos_token_id,), ("<think>", "</think>"))
+    return TargetTokenizer(tokenizer, (tokenizer.eos_token_id,), ThinkConfig())
 
 
 def controls(family: str, ids: tuple[int, ...]) -> tuple[Counter[int], Counter[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support import tiny
 
+from axolotl_safety.config import ThinkConfig
 from axolotl_safety.data.round_trip import check_round_trip
 from axolotl_safety.data.tokenizer import TargetTokenizer, split_response
 from axolotl_safety.util.errors import ModelError
@@ -110,7 +111,7 @@ def test_models_that_cannot_serve_are_refused_with_the_cause():
     tokenizer = tiny.make_tokenizer("no_think")
     with pytest.raises(ModelError, match="safety.think"):
         TargetTokenizer(tokenizer, (tokenizer.eos_token_id,))
-    named = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,), ("[[", "]]"))
+    named = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,), ThinkConfig(open="[[", close="]]"))
     assert named.split((*named.encode("[[R]]A"), tokenizer.eos_token_id)).thinking == "R"
     with pytest.raises(ModelError, match="end-of-sequence"):
         TargetTokenizer(tiny.make_tokenizer("r1"), ())

@@ -76,6 +76,9 @@ class FakeNvml(types.ModuleType):
     def nvmlDeviceGetMemoryInfo(self, handle):
         return types.SimpleNamespace(total=80 * GB, used=self.used[handle])
 
+    def nvmlDeviceGetName(self, handle):
+        return b"NVIDIA H100 80GB HBM3"
+
     def nvmlDeviceGetComputeRunningProcesses(self, handle):
         return [types.SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.holders.get(handle, [])]
 
@@ -87,9 +90,9 @@ def test_the_driver_is_asked_about_the_visible_cards_only(monkeypatch):
     nvml = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert read_gpus({"CUDA_VISIBLE_DEVICES": "2,GPU-aa,MIG-5f"}) == (
-        Gpu("2", 80 * GB, 300 * MB, {7: 250 * MB}),
-        Gpu("GPU-aa", 80 * GB, 100 * MB, {}),
-        Gpu("MIG-5f", 80 * GB, 50 * MB, {}),
+        Gpu("2", 80 * GB, 300 * MB, {7: 250 * MB}, "NVIDIA H100 80GB HBM3"),
+        Gpu("GPU-aa", 80 * GB, 100 * MB, {}, "NVIDIA H100 80GB HBM3"),
+        Gpu("MIG-5f", 80 * GB, 50 * MB, {}, "NVIDIA H100 80GB HBM3"),
     )
     assert [gpu.used_bytes for gpu in read_gpus({})] == [100 * MB, 200 * MB, 300 * MB]
     assert read_gpus({"CUDA_VISIBLE_DEVICES": ""}) == () and read_gpus({"CUDA_VISIBLE_DEVICES": "MIG-0"}) == ()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from axolotl_safety.methods.kl import forward_ce, forward_kl, forward_kl_top_k, top_k_logprobs
+from axolotl_safety.methods.kl import Head, forward_ce, forward_kl, forward_kl_top_k, top_k_logprobs
 
 N, D, V = 9, 6, 150
 TRANSFORMS = [(1.0, None), (0.25, None), (1.0, 2.0), (1.7, 3.0)]
@@ -41,7 +41,7 @@ def tensors(seed=0, dtype=torch.float64, n=N, spread=1.0):
 @pytest.mark.parametrize(("scale", "cap"), TRANSFORMS)
 def test_kl_value_and_gradients_match_full_logits_in_any_chunks(scale, cap, chunk_bytes):
     student, reference, head, other = tensors()
-    ours = forward_kl(student, reference, head, other, chunk_bytes, logit_scale=scale, soft_cap=cap)
+    ours = forward_kl(student, reference, Head(head, scale, cap), other, chunk_bytes)
     theirs = plain_kl(student, reference, head, other, scale, cap)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
     for a, b in zip(
@@ -56,7 +56,7 @@ def test_ce_value_and_gradients_match_full_logits(scale, cap, chunk_bytes):
     student, _, head, _ = tensors()
     targets = torch.randint(0, V, (N,), generator=torch.Generator().manual_seed(1))
     targets[:2] = torch.tensor([0, V - 1])
-    ours = forward_ce(student, targets, head, chunk_bytes, logit_scale=scale, soft_cap=cap)
+    ours = forward_ce(student, targets, Head(head, scale, cap), chunk_bytes)
     theirs = torch.nn.functional.cross_entropy(logits(student, head, scale, cap), targets)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
     for a, b in zip(
@@ -69,11 +69,13 @@ def test_ce_value_and_gradients_match_full_logits(scale, cap, chunk_bytes):
 def test_gradcheck(scale, cap):
     student, reference, head, other = tensors(n=2)
     head, other = (tensor.detach()[:70].clone().requires_grad_() for tensor in (head, other))
-    entries = top_k_logprobs(reference, other, 20, logit_scale=scale, soft_cap=cap)
-    options = {"chunk_bytes": 1, "logit_scale": scale, "soft_cap": cap}
-    assert torch.autograd.gradcheck(lambda s, h: forward_kl(s, reference, h, other, **options), (student, head))
-    assert torch.autograd.gradcheck(lambda s, h: forward_kl_top_k(s, *entries, h, **options), (student, head))
-    assert torch.autograd.gradcheck(lambda s, h: forward_ce(s, torch.arange(2), h, **options), (student, head))
+    entries = top_k_logprobs(reference, Head(other, scale, cap), 20)
+    for loss in (
+        lambda s, h: forward_kl(s, reference, Head(h, scale, cap), other, chunk_bytes=1),
+        lambda s, h: forward_kl_top_k(s, *entries, Head(h, scale, cap), chunk_bytes=1),
+        lambda s, h: forward_ce(s, torch.arange(2), Head(h, scale, cap), chunk_bytes=1),
+    ):
+        assert torch.autograd.gradcheck(loss, (student, head))
 
 
 @pytest.mark.parametrize(
@@ -210,9 +212,9 @@ def test_shapes_that_do_not_fit_are_named():
         (lambda: forward_kl(student, reference[:-1], head), "9 tokens, reference_hidden_ND 8"),
         (lambda: forward_kl(student[:, :-1], reference, head), r"\(9, 5\) and \(150, 6\)"),
         (lambda: forward_kl(student, reference[:, :-1], head), "reference_hidden states"),
-        (lambda: forward_kl(student, reference, head, head[:-1]), "150 vocabulary entries, reference_head_VD 149"),
+        (lambda: forward_kl(student, reference, head, head[:-1]), "150 vocabulary entries, the reference's 149"),
         (lambda: forward_kl(student[None], reference, head), "tokens x width"),
-        (lambda: forward_kl(student, reference, head, soft_cap=0.0), "soft_cap must be above 0"),
+        (lambda: forward_kl(student, reference, Head(head, soft_cap=0.0)), "soft_cap must be above 0"),
         (lambda: forward_ce(student, torch.zeros(3, dtype=torch.int64), head), "for 9 tokens"),
         (lambda: forward_kl_top_k(student, ids[:-1], logprobs, rest, head), "do not fit 9 tokens"),
     ]:

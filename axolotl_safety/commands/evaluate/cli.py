@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from axolotl_safety.commands import version_option
+from axolotl_safety.commands import shown_plainly, version_option
 
 if TYPE_CHECKING:
-    from .evaluation import Evaluated
+    pass
 
 
 @click.command("safety-eval")
@@ -33,7 +33,6 @@ def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
     from axolotl_safety.config.load import final_config
     from axolotl_safety.config.section import section
     from axolotl_safety.pipeline.ranks import exclusive
-    from axolotl_safety.util.errors import ConfigError, DataError, ModelError, StageError
     from axolotl_safety.util.files import check_writable, writing_in
     from axolotl_safety.util.interrupt import interruptible
 
@@ -41,28 +40,21 @@ def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
     from .report import show
 
     again = " ".join(["axolotl safety-eval", config, *(f"--model {one}" for one in models)])
-    try:
+    with shown_plainly():
         cfg = final_config(Path(config))
         work_dir = Path(section(cfg).work_dir)
         check_writable(work_dir)
         with interruptible(again), exclusive(work_dir):
             done = evaluate(cfg, models)
         show(done.results)
+        keys = ("hash", "models", "figures", "comparisons", "safety_tax")
+        files = {"results": str(done.folder / "results.json"), "items": str(done.folder / "items.parquet")}
+        line = json.dumps(files | {key: done.results[key] for key in keys})
         if json_file is not None:
             with writing_in(Path(json_file).parent):
-                Path(json_file).write_text(_summary(done) + "\n", encoding="utf-8")
-    except (ConfigError, DataError, ModelError, StageError) as error:
-        raise click.ClickException(str(error)) from error
+                Path(json_file).write_text(line + "\n", encoding="utf-8")
     if json_file is None:
-        click.echo(_summary(done))
-
-
-def _summary(done: Evaluated) -> str:
-    """The figures in one line of JSON."""
-    keys = ("hash", "models", "figures", "comparisons", "safety_tax")
-    summary = {key: done.results[key] for key in keys}
-    files = {"results": str(done.folder / "results.json"), "items": str(done.folder / "items.parquet")}
-    return json.dumps(files | summary)
+        click.echo(line)
 
 
 if __name__ == "__main__":

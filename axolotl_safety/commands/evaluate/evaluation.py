@@ -82,8 +82,7 @@ def _evaluate(
     backend = choose_backend(safety.engine)
     models = contestants(cfg, safety, folders, backend)
     base = models[0].files
-    think = (safety.think.open, safety.think.close) if safety.think else None
-    tokens = TargetTokenizer(base.tokenizer, base.stop_token_ids, think)
+    tokens = TargetTokenizer(base.tokenizer, base.stop_token_ids, safety.think)
     sets = _load_sets(cfg, safety, settings, tokens, base.max_positions)
     sampling = _sampling(settings, base.family)
     guards = load_guards(safety.guard) if settings.harm else []

@@ -111,20 +111,16 @@ def figures(measured: Sequence[Measured]) -> list[dict[str, Any]]:
     return made
 
 
-def _paired(base: Measured, tuned: Measured) -> tuple[np.ndarray, np.ndarray] | None:
-    common = [item for item in base.outcomes if item in tuned.outcomes]
-    if not common:
-        return None
-    return np.array([base.outcomes[item] for item in common]), np.array([tuned.outcomes[item] for item in common])
-
-
 def _pairs(measured: Sequence[Measured]) -> Iterable[tuple[Measured, np.ndarray, np.ndarray]]:
+    """Each tuned model's outcomes, and the base's and its own on the items that both have."""
     base = {(one.axis, one.set, one.metric): one for one in measured if one.model == "base"}
     for tuned in measured:
         first = base.get((tuned.axis, tuned.set, tuned.metric))
-        pair = _paired(first, tuned) if first is not None and tuned.model != "base" else None
-        if pair is not None:
-            yield tuned, *pair
+        if first is None or tuned.model == "base":
+            continue
+        common = [item for item in first.outcomes if item in tuned.outcomes]
+        if common:
+            yield tuned, *(np.array([one.outcomes[item] for item in common]) for one in (first, tuned))
 
 
 def comparisons(measured: Sequence[Measured]) -> list[dict[str, Any]]:

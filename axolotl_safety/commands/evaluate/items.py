@@ -28,8 +28,6 @@ class Item:
     Attributes:
         item_id: hash of what is asked, stable under reordering; doubled prompts get a number.
         row_prompt: the row's own prompt.
-        prompt: what is asked.
-        prompt_ids: the generation prompt.
         gold: gold answer, empty but for reasoning.
     """
 
@@ -45,7 +43,6 @@ class LoadedSet:
     """A set with the items that are asked.
 
     Attributes:
-        spec: what it is.
         rows: rows of the source that belong to the set.
         items: in the source's order.
         skipped: rows that cannot be asked, by reason.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from axolotl_safety.config.evaluation import Axis, EvalSetConfig, MathJudge
-from axolotl_safety.util.errors import ConfigError
+from axolotl_safety.config.evaluation import FILES, Axis, EvalSetConfig, MathJudge
+from axolotl_safety.util.errors import ConfigError, nearest
 
 Row = Mapping[str, Any]
 # What R1's model card asks for, and ThinkSafe for MATH-500 and AIME24 (its evaluation scripts).
@@ -22,21 +22,15 @@ class EvalSet:
     """Where the prompts of one set are and how they are asked and judged.
 
     Attributes:
-        name: as figures call it.
-        axis: what it measures.
         path: hub id or local file.
         licence: as its authors state it; empty where nobody said.
         gated: whether the hub asks for a login first, when this was written.
-        config: hub configuration.
-        split: hub split.
         revision: hub revision. None, the newest: none of these sets was ever loaded by us at a revision to vouch for;
             the content's hash is in the results.
         prompt_fields: columns that may hold the prompt, the first that is there.
         context_field: column with text that stands before the prompt, where a row has one.
         answer_fields: columns that may hold the gold answer, the first that is there.
-        keep: which rows belong to it.
         template: what is asked; ``{prompt}`` stands for the row's prompt.
-        judge: how an answer to a reasoning prompt is judged.
     """
 
     name: str
@@ -64,7 +58,27 @@ def _not_copyright(row: Row) -> bool:
     return str(row.get("FunctionalCategory", "")).strip().lower() != "copyright"
 
 
-_HARM = (
+_WILD = EvalSet(
+    "WildJailbreak",
+    "harm",
+    "allenai/wildjailbreak",
+    "ODC-BY",
+    gated=True,
+    config="eval",
+    prompt_fields=("adversarial",),
+    keep=_has("data_type", "adversarial_harmful"),
+)
+_XSTEST = EvalSet("XSTest", "harm", "walledai/XSTest", "CC-BY-4.0", split="test", keep=_has("label", "unsafe"))
+_JBB = EvalSet(
+    "JBB-Behaviors",
+    "harm",
+    "JailbreakBench/JBB-Behaviors",
+    "MIT",
+    config="behaviors",
+    split="harmful",
+    prompt_fields=("Goal",),
+)
+_SETS = (
     EvalSet(
         "HarmBench",
         "harm",
@@ -76,50 +90,10 @@ _HARM = (
         keep=_not_copyright,
     ),
     EvalSet("StrongREJECT", "harm", "walledai/StrongREJECT", "MIT", prompt_fields=("prompt", "forbidden_prompt")),
-    EvalSet(
-        "WildJailbreak",
-        "harm",
-        "allenai/wildjailbreak",
-        "ODC-BY",
-        gated=True,
-        config="eval",
-        prompt_fields=("adversarial",),
-        keep=_has("data_type", "adversarial_harmful"),
-    ),
-    EvalSet("XSTest", "harm", "walledai/XSTest", "CC-BY-4.0", split="test", keep=_has("label", "unsafe")),
-    EvalSet(
-        "JBB-Behaviors",
-        "harm",
-        "JailbreakBench/JBB-Behaviors",
-        "MIT",
-        config="behaviors",
-        split="harmful",
-        prompt_fields=("Goal",),
-    ),
-)
-_OVER_REFUSAL = (
-    EvalSet("XSTest", "over_refusal", "walledai/XSTest", "CC-BY-4.0", split="test", keep=_has("label", "safe")),
-    EvalSet(
-        "JBB-Behaviors",
-        "over_refusal",
-        "JailbreakBench/JBB-Behaviors",
-        "MIT",
-        config="behaviors",
-        split="benign",
-        prompt_fields=("Goal",),
-    ),
-    EvalSet(
-        "WildJailbreak",
-        "over_refusal",
-        "allenai/wildjailbreak",
-        "ODC-BY",
-        gated=True,
-        config="eval",
-        prompt_fields=("adversarial",),
-        keep=_has("data_type", "adversarial_benign"),
-    ),
-)
-_REASONING = (
+    *(_WILD, _XSTEST, _JBB),
+    replace(_XSTEST, axis="over_refusal", keep=_has("label", "safe")),
+    replace(_JBB, axis="over_refusal", split="benign"),
+    replace(_WILD, axis="over_refusal", keep=_has("data_type", "adversarial_benign")),
     EvalSet(
         "GSM8K",
         "reasoning",
@@ -154,7 +128,7 @@ _REASONING = (
         judge="math_verify",
     ),
 )
-KNOWN: dict[tuple[Axis, str], EvalSet] = {(one.axis, one.name): one for one in _HARM + _OVER_REFUSAL + _REASONING}
+KNOWN: dict[tuple[Axis, str], EvalSet] = {(one.axis, one.name): one for one in _SETS}
 
 
 def resolve(block: EvalSetConfig, axis: Axis) -> EvalSet:
@@ -166,8 +140,8 @@ def resolve(block: EvalSetConfig, axis: Axis) -> EvalSet:
     known = {name.lower(): one for (of, name), one in KNOWN.items() if of == axis}
     found = known.get((block.name or "").lower())
     if found is None and block.path is None:
-        near = difflib.get_close_matches((block.name or "").lower(), known, n=1, cutoff=0.5)
-        hint = f"did you mean {known[near[0]].name!r}? " if near else ""
+        near = nearest((block.name or "").lower(), known, 0.5)
+        hint = f"did you mean {known[near].name!r}? " if near else ""
         names = ", ".join(one.name for one in known.values())
         raise ConfigError(
             f"safety.eval.{axis}: {block.name!r} is no known set of this axis: {hint}Known here: {names}. For a file "
@@ -175,7 +149,8 @@ def resolve(block: EvalSetConfig, axis: Axis) -> EvalSet:
         )
     if found is None:
         path = str(block.path)
-        found = EvalSet(block.name or _stem(path), axis, path)
+        name = Path(path).stem if path.lower().endswith(FILES) else path
+        found = EvalSet(block.name or name, axis, path)
     elif block.path is not None:
         found = replace(found, path=block.path, config=None, split="train")
     changes: dict[str, Any] = {
@@ -188,8 +163,3 @@ def resolve(block: EvalSetConfig, axis: Axis) -> EvalSet:
     if block.judge != "auto":
         changes["judge"] = block.judge
     return replace(found, **changes)
-
-
-def _stem(path: str) -> str:
-    name = path.rstrip("/").rpartition("/")[2]
-    return name.rsplit(".", 1)[0] if name.lower().endswith((".json", ".jsonl", ".csv", ".parquet")) else path

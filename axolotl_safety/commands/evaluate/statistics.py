@@ -38,9 +38,6 @@ def wilson(successes: Any, trials: Any) -> tuple[np.ndarray, np.ndarray]:
     Args:
         successes: counts, any shape; fractional ones are allowed, which scipy's does not take.
         trials: counts above 0 that broadcast against them.
-
-    Returns:
-        Lower and upper ends.
     """
     z2 = _Z**2
     k, n = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)

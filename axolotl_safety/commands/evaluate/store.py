@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_safety.util.files import make_folder, replacing, write_atomically
+from axolotl_safety.util.terminal import storable
 
 from .runner import Response
 
@@ -20,9 +21,6 @@ def write_results(
     work_dir: Path, results: dict[str, Any], responses: Sequence[Response], overlap: Mapping[tuple[str, str, str], str]
 ) -> Path:
     """Write an evaluation; ``results.json`` comes last, so that a folder that has one is whole.
-
-    Returns:
-        The folder.
 
     Raises:
         OSError: the disk is full or read-only.
@@ -55,10 +53,7 @@ def _write_items(path: Path, responses: Sequence[Response], overlap: Mapping[tup
     )
     rows = []
     for one in responses:
-        row = asdict(one) | {"overlap": overlap.get((one.axis, one.set, one.item))}
-        row |= {
-            name: row[name].encode("utf-8", "backslashreplace").decode() for name in ("prompt", "thought", "answer")
-        }
-        rows.append(row)
+        texts = {name: storable(getattr(one, name)) for name in ("prompt", "thought", "answer")}
+        rows.append(asdict(one) | texts | {"overlap": overlap.get((one.axis, one.set, one.item))})
     with replacing(path) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)

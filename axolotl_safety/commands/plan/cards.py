@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from axolotl_safety.engines.gpu.gpus import read_gpus
 from axolotl_safety.util.errors import ConfigError
 
 
@@ -104,36 +103,6 @@ def reported_card(name: str, memory_bytes: int) -> Card:
     return replace(CARDS[nearest], memory_bytes=memory_bytes)
 
 
-def machine_cards(environ: Mapping[str, str] = os.environ) -> list[Card]:
-    """The cards of this machine that a process may use, by NVML; nothing is allocated on them."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        try:
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-            cards = []
-            for handle in handles:
-                name = pynvml.nvmlDeviceGetName(handle)
-                name = name.decode() if isinstance(name, bytes) else name
-                cards.append(reported_card(name, int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)))
-        finally:
-            pynvml.nvmlShutdown()
-    except Exception:  # no driver, no NVML, an AMD machine: whatever it raises, no card is known
-        return []
-    return visible(cards, environ.get("CUDA_VISIBLE_DEVICES"))
-
-
-def visible(cards: list[Card], setting: str | None) -> list[Card]:
-    """The cards that ``CUDA_VISIBLE_DEVICES`` leaves; by identifier instead of number, so many of the first."""
-    if setting is None:
-        return cards
-    places = [place.strip() for place in setting.split(",") if place.strip()]
-    if not all(re.fullmatch(r"-?\d+", place) for place in places):
-        return cards[: len(places)]
-    chosen = []
-    for place in map(int, places):
-        if not 0 <= place < len(cards):
-            break  # CUDA ends the list at the first number that does not exist
-        chosen.append(cards[place])
-    return chosen
+def machine_cards() -> list[Card]:
+    """The cards of this machine that a process may use; nothing is allocated on them."""
+    return [reported_card(gpu.card, gpu.total_bytes) for gpu in read_gpus()]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from axolotl_safety.commands import version_option
+from axolotl_safety.commands import shown_plainly, version_option
 
 
 @click.command("safety-plan")
@@ -28,12 +29,8 @@ def main(
     measure_shift: int | None,
 ) -> None:
     """What a run would take: rows, requests, memory, time; whether it fits this card."""
-    from axolotl_safety.util.errors import ConfigError, DataError, ModelError, StageError
-
-    try:
+    with shown_plainly():
         ok = _run(config, gpu, gpus, json_path, tries, measure_shift)
-    except (ConfigError, DataError, ModelError, StageError) as error:
-        raise click.ClickException(str(error)) from error
     sys.exit(0 if ok else 1)
 
 
@@ -63,12 +60,12 @@ def _run(
     show(console, plan, machine)
     found = as_json(plan, machine)
     if measure:
-        from .report import shift_json, show_shift
+        from .report import show_shift
         from .shift import measure_shift
 
         figures = measure_shift(cfg, prepared, measure)
         show_shift(console, figures)
-        found["shift"] = shift_json(figures)
+        found["shift"] = [asdict(one) for one in figures]
     if tries:
         from .report import show_trial, trial_json
         from .trial import try_rows

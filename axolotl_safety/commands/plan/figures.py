@@ -36,20 +36,13 @@ class Plan:
     """What a run would take.
 
     Attributes:
-        model: the target's path or id.
-        backend: of the engine.
-        place: where.
         copies: of the engine, one per card or tensor-parallel group.
         sizes: by model; a model whose size cannot be told is missing.
         residents: by model, as the engine holds it.
-        load: what is left to do.
         engine: memory on one card; None on a CPU, for a server, or without sizes.
         seconds: by assumption; None if unknown.
         rate: tokens per second of the target with all slots busy, by assumption; likewise.
-        settings: of training, as read.
         training: memory on one card; None without a size.
-        disk_bytes: that journal and datasets will take.
-        findings: problems, warnings and ways out.
     """
 
     model: str
@@ -80,13 +73,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Findings:
-    """Sentences.
-
-    Attributes:
-        problems: it cannot run, and what to change.
-        warnings: it may not, or takes long.
-        assumptions: what the figures rest on.
-    """
+    """Sentences: why it cannot run and what to change; why it may not, or takes long; what the figures rest on."""
 
     problems: tuple[str, ...]
     warnings: tuple[str, ...]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from axolotl_safety.commands.plan.figures import Findings
+import psutil
+
+from axolotl_safety.pipeline.inputs import StageInputs
 
 from . import machine
-from .training import TrainingMemory, knows_optimizer
-
-if TYPE_CHECKING:
-    from axolotl_safety.pipeline.inputs import StageInputs
-
-    from .figures import Plan
+from .figures import Findings, Plan
+from .training import OPTIMIZERS
 
 _LONG_HOURS = 12
 _CPU_PARAMETERS = 1e9
@@ -103,7 +101,7 @@ def _ways(prepared: StageInputs, plan: Plan) -> str:
 def _cpu(plan: Plan, problems: list[str], warnings: list[str]) -> None:
     size = plan.sizes.get("target")
     weights = sum(one.weight_bytes("float32") for one in plan.sizes.values())
-    memory = machine.main_memory_bytes()
+    memory = psutil.virtual_memory().total
     if weights > memory and not plan.place.elsewhere:
         problems.append(
             f"generation does not fit this machine: without a GPU the weights take {gigabytes(weights)} in float32, "
@@ -125,9 +123,10 @@ def _training(cfg: Any, plan: Plan, problems: list[str], warnings: list[str]) ->
         if cfg.get(key) and cfg.get(key) != 1:
             warnings.append(f"{key} is set: training is shared between cards, which the estimate does not know.")
             return
-    if not knows_optimizer(plan.settings.optimizer):
+    if plan.settings.optimizer not in OPTIMIZERS:
         warnings.append(f"optimizer {plan.settings.optimizer}: assumed to keep two float32 values per parameter.")
-    parts = _parts(need)
+    names = ("weights", "gradients", "optimizer", "activations", "logits")
+    parts = ", ".join(f"{name} {gigabytes(getattr(need, name))}" for name in names)
     if need.total > card.memory_bytes * (1 + _DOUBT):
         problems.append(
             f"training does not fit {card.name}: about {gigabytes(need.total)} ({parts}) of "
@@ -138,11 +137,6 @@ def _training(cfg: Any, plan: Plan, problems: list[str], warnings: list[str]) ->
             f"training may not fit {card.name}: about {gigabytes(need.total)} ({parts}) of "
             f"{gigabytes(card.memory_bytes)}, within the doubt of the estimate. {_training_ways(plan)}"
         )
-
-
-def _parts(need: TrainingMemory) -> str:
-    names = ("weights", "gradients", "optimizer", "activations", "logits")
-    return ", ".join(f"{name} {gigabytes(getattr(need, name))}" for name in names)
 
 
 def _training_ways(plan: Plan) -> str:

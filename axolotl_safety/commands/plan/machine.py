@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+from axolotl_safety.util.version import installed
 
 _PACKAGES = ("axolotl", "torch", "transformers", "vllm", "ray", "bitsandbytes")
 _PROBE_SECONDS = 60
@@ -21,17 +21,10 @@ _ROW_COPIES = 3  # the delivered dataset, rows.parquet, and Axolotl's prepared c
 
 def versions(python: str | None) -> dict[str, str]:
     """Versions here, and vLLM's where ``engine.python`` runs it. A package may be there under another name."""
-    found = {name: _version(name) for name in _PACKAGES}
-    if python:
-        found[f"vllm ({python})"] = _version_there(python)
-    return {name: version for name, version in found.items() if version}
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "found" if name == "vllm" and importlib.util.find_spec(name) else ""
+    found = installed(_PACKAGES)
+    if importlib.util.find_spec("vllm"):
+        found.setdefault("vllm", "found")
+    return found | ({f"vllm ({python})": _version_there(python)} if python else {})
 
 
 def _version_there(python: str) -> str:
@@ -57,13 +50,6 @@ def free_disk_bytes(folder: Path) -> int:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def main_memory_bytes() -> int:
-    """Of this machine, used or not."""
-    import psutil
-
-    return psutil.virtual_memory().total
 
 
 def access(names: Iterable[tuple[str, str | None]]) -> dict[str, str]:
@@ -103,8 +89,3 @@ def _cached_weights(name: str, revision: str | None) -> bool:
     except (LocalEntryNotFoundError, OSError):
         return False
     return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
-
-
-def interpreter(python: str | None) -> str:
-    """Which one runs the engine."""
-    return python or sys.executable

@@ -29,7 +29,6 @@ class Resident:
 
     Attributes:
         name: ``target`` or ``guard0``.
-        size: its shape.
         dtype: of what is not quantised.
         quantization: as the engine loads it.
         longest: the longest sequence that it is asked, in tokens.
@@ -83,7 +82,6 @@ class EngineMemory:
     """Where the memory of one card goes while the engine runs.
 
     Attributes:
-        card_bytes: all of it.
         capacity_bytes: what the engine may use.
         seats: one per model, the target first.
         parallel: cards that hold one copy of the models together.

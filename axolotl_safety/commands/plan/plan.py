@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from axolotl_safety.commands.plan.figures import Place, Plan
 from axolotl_safety.engines.gpu.share import group_sizes
 from axolotl_safety.engines.gpu.sizes import ModelSize, model_size
-from axolotl_safety.engines.gpu.vllm_settings import tensor_parallel_size
+from axolotl_safety.engines.gpu.vllm_settings import tensor_parallel_size, weight_dtype
 from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.model_files import ModelFiles
 from axolotl_safety.guards.judge import ModelGuard
@@ -17,7 +16,7 @@ from axolotl_safety.pipeline.inputs import StageInputs
 from axolotl_safety.util.errors import ConfigError
 
 from . import machine
-from .figures import Findings
+from .figures import Findings, Place, Plan
 from .findings import look
 from .memory import EngineMemory, Resident, transformers_memory, vllm_memory
 from .requests import walk
@@ -100,9 +99,8 @@ def _residents(prepared: StageInputs, sizes: Mapping[str, ModelSize], load: Work
         if prepared.backend == "vllm":  # which is started for the longest that could be asked
             longest = prepared.models[name].max_model_len or longest
         usual = live if name == "target" else _guard_prompt(load, name) or longest / 2
-        made.append(
-            Resident(name, sizes[name], dtype_of(files, gpu), quantization_of(files), longest, max(1, round(usual)))
-        )
+        dtype = weight_dtype(files.spec, files.config, on_cpu=not gpu)
+        made.append(Resident(name, sizes[name], dtype, quantization_of(files), longest, max(1, round(usual))))
     return made
 
 
@@ -110,14 +108,6 @@ def _guard_prompt(load: Workload, name: str) -> float:
     phases = [phase for phase in load.phases if phase.model == name]
     requests = sum(phase.requests for phase in phases)
     return sum(phase.prompt_tokens for phase in phases) / requests if requests else 0.0
-
-
-def dtype_of(files: ModelFiles, gpu: bool) -> str:
-    """What ``auto`` becomes: float32 on a CPU, else the checkpoint's own."""
-    if files.spec.dtype != "auto":
-        return files.spec.dtype
-    named = str(getattr(files.config, "dtype", None) or "bfloat16").removeprefix("torch.")
-    return (named if named in ("float32", "float16", "bfloat16") else "bfloat16") if gpu else "float32"
 
 
 def quantization_of(files: ModelFiles) -> str | None:

@@ -197,19 +197,13 @@ def trial_json(trial: Trial) -> dict[str, Any]:
 
 def show_shift(console: Console, figures: list[ShiftFigures]) -> None:
     """Print NLL per token of the references."""
-    table = Table(title="NLL per token of the references at the raw prompt, nats", title_justify="left")
-    for column in ("dataset", "label", "rows", "mean", "sd", "5 %", "25 %", "50 %", "75 %", "95 %"):
-        table.add_column(column)
+    columns = ("dataset", "label", "rows", "mean", "sd", "5 %", "25 %", "50 %", "75 %", "95 %")
+    table = _table("NLL per token of the references at the raw prompt, nats", *columns)
     for one in figures:
         values = (one.mean, one.sd, *one.quantiles)
         table.add_row(Text(visible(one.source)), one.label, str(one.rows), *(f"{value:.3f}" for value in values))
     console.print(table)
     console.print("The higher, the further from what the model writes by itself.")
-
-
-def shift_json(figures: list[ShiftFigures]) -> list[dict[str, Any]]:
-    """Plain values."""
-    return [asdict(one) for one in figures]
 
 
 def duration(seconds: float) -> str:

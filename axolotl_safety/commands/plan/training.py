@@ -17,7 +17,7 @@ _FUSED_LOSS_BYTES = 0.5e9  # of a loss that makes the logits in pieces: Liger's,
 
 # Bytes per trained parameter beyond weight and gradient, by how many values the optimizer keeps per parameter and in
 # how many bytes; None for the parameter's own type. Paged optimizers keep theirs in main memory when the card is full.
-_OPTIMIZERS: dict[str, tuple[int, float | None]] = {
+OPTIMIZERS: dict[str, tuple[int, float | None]] = {
     "adamw_torch": (2, None),
     "adamw_torch_fused": (2, None),
     "adamw_bnb_8bit": (2, 1),
@@ -48,9 +48,7 @@ class Training:
     Attributes:
         adapter: ``lora``, ``qlora`` or None for all parameters.
         quantization: of the base: None, ``bitsandbytes`` or ``int8``.
-        rank: of the adapter.
         targets: names of the matrices with an adapter; None for all of them.
-        optimizer: its name.
         tokens: of one micro-batch: sequence_len x micro_batch_size.
         checkpointing: whether activations are recomputed.
         logit_bytes: of one logit at the peak; 0 for a loss that never holds all of them.
@@ -72,11 +70,7 @@ class Training:
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes on one card.
-
-    Attributes:
-        trained: parameters that learn.
-    """
+    """Bytes on one card, and how many parameters are trained."""
 
     trained: int
     weights: int
@@ -112,7 +106,8 @@ def training_memory(size: ModelSize, training: Training) -> TrainingMemory:
         weights += trained * per_parameter
     else:
         adapted, trained, per_parameter = [], size.parameters, full
-    states, width = _OPTIMIZERS.get(training.optimizer, (2, 4))
+    # Of an unknown optimizer two float32 values per parameter are assumed.
+    states, width = OPTIMIZERS.get(training.optimizer, (2, 4))
     optimizer = states * (per_parameter if width is None else width) * trained
     logits = training.logit_bytes * training.tokens * size.vocabulary or _FUSED_LOSS_BYTES
     activations = _activations(size, adapted, training)
@@ -122,11 +117,6 @@ def training_memory(size: ModelSize, training: Training) -> TrainingMemory:
     return TrainingMemory(
         trained, int(weights), int(gradients), int(optimizer), int(activations), int(logits), int(other)
     )
-
-
-def knows_optimizer(name: str) -> bool:
-    """Whether its memory is known; of an unknown one two float32 values per parameter are assumed."""
-    return name in _OPTIMIZERS
 
 
 def _activations(size: ModelSize, adapted: list[Matrix], training: Training) -> float:

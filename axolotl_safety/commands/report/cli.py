@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from axolotl_safety.commands import version_option
+from axolotl_safety.commands import shown_plainly, version_option
 
 
 @click.command("safety-report")
@@ -32,24 +32,12 @@ def main(
     """
     if public and not push_to_hub:
         raise click.UsageError("--public says how to push: name the repository, --push-to-hub ID.")
-    from axolotl_safety.util.errors import ConfigError, DataError, ModelError, StageError
-
-    try:
-        work_dir = _walk(config)
-        _deliver(work_dir, out, no_text, card_only, push_to_hub, public)
-    except (ConfigError, DataError, ModelError, StageError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-
-
-def _deliver(
-    work_dir: Path, out: Path | None, no_text: bool, card_only: Path | None, push_to_hub: str | None, public: bool
-) -> None:
     from .page import write_report
+    from .push import push, write_dataset_folder
 
-    click.echo(f"report: {write_report(work_dir, out, texts=not no_text)}")
-    if card_only or push_to_hub:
-        from .push import push, write_dataset_folder
-
+    with shown_plainly(OSError):
+        work_dir = _walk(config)
+        click.echo(f"report: {write_report(work_dir, out, texts=not no_text)}")
         if card_only:
             click.echo(f"dataset card and accepted rows: {write_dataset_folder(work_dir, card_only)}")
         if push_to_hub:

@@ -12,31 +12,19 @@ from typing import Any
 
 LOG = logging.getLogger(__name__)
 _AXES = ("harm", "over_refusal", "reasoning")
-
-
-@dataclass(frozen=True)
-class Score:
-    """One figure; rates and their bounds in percent, the gap (model minus base) in points."""
-
-    axis: str
-    set: str
-    metric: str
-    model: str
-    rate: float
-    low: float | None
-    high: float | None
-    n: int | None
-    truncated: float | None
-    judge: str
-    gap: str
+_PLACE = ("axis", "set", "metric", "model")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures, and a line for each safety tax."""
+    """The figures, and a line for each safety tax.
 
-    scores: tuple[Score, ...]
-    taxes: tuple[str, ...]
+    A figure has ``axis, set, metric, model, rate, low, high, n, truncated, judge`` and ``gap`` (model minus base):
+    rates and their bounds in percent, the gap as text in points; None where it is not known.
+    """
+
+    scores: list[dict[str, Any]]
+    taxes: list[str]
 
 
 def read_evaluation(work_dir: Path) -> Evaluation | None:
@@ -53,12 +41,12 @@ def read_evaluation(work_dir: Path) -> Evaluation | None:
         LOG.warning("%s is left out of the report: %s: %s", work_dir / "evaluations", type(error).__name__, error)
         return None
     order = {axis: place for place, axis in enumerate(_AXES)}
-    scores.sort(key=lambda score: order.get(score.axis, len(order)))  # stable: the evaluation's order within an axis
-    return Evaluation(tuple(scores), tuple(taxes))
+    scores.sort(key=lambda score: order.get(score["axis"], len(order)))  # stable: the evaluation's order within an axis
+    return Evaluation(scores, taxes)
 
 
 def _place(one: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(one[name] for name in ("axis", "set", "metric", "model"))
+    return tuple(one[name] for name in _PLACE)
 
 
 def _number(value: Any) -> float | None:
@@ -80,20 +68,13 @@ def _gap(one: Mapping[str, Any], name: str) -> str:
     return f"{value:+.1f}{between}"
 
 
-def _score(one: Mapping[str, Any], gaps: Mapping[tuple[Any, ...], str]) -> Score | None:
-    rate = _number(one["value"])
+def _score(one: Mapping[str, Any], gaps: Mapping[tuple[Any, ...], str]) -> dict[str, Any] | None:
+    rate, count, (low, high) = _number(one["value"]), _number(one.get("n")), _bounds(one)
     if rate is None:
         return None
-    count = _number(one.get("n"))
     judge = str(one.get("judge") or "")
     if one.get("heuristic") and "heuristic" not in judge:
         judge += " (heuristic)"
-    return Score(
-        *(str(one[name]) for name in ("axis", "set", "metric", "model")),
-        rate,
-        *_bounds(one),
-        None if count is None else int(count),
-        _number(one.get("truncation_rate")),
-        judge,
-        gaps.get(_place(one), ""),
-    )
+    about = {"judge": judge, "truncated": _number(one.get("truncation_rate")), "gap": gaps.get(_place(one), "")}
+    figures = {"rate": rate, "low": low, "high": high, "n": None if count is None else int(count)}
+    return {name: str(one[name]) for name in _PLACE} | figures | about

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,11 +100,7 @@ def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def histogram(named: Mapping[str, tuple[str, Iterable[float | None]]]) -> Histogram | None:
-    """Distributions over common bins, from 0 to the 99th percentile of all values; kind and values by name.
-
-    Returns:
-        None if nothing is known.
-    """
+    """Distributions over common bins, up to the 99th percentile of all values (kind and values by name)."""
     known = {
         name: (kind, np.array([v for v in values if v is not None], float)) for name, (kind, values) in named.items()
     }
@@ -174,31 +170,22 @@ def shift_lines(shift: Mapping[str, Any]) -> list[ShiftLine]:
             groups += [(kind.replace("_", " "), name, measured) for name, measured in shift[kind].items()]
     highs = [measured[side]["p95"] for _, _, measured in groups for side in ("reference", "accepted")]
     scale = max([high for high in highs if high is not None] or [1.0]) or 1.0
+
+    def span(side: str, found: Mapping[str, Any]) -> Range:
+        values = (found["mean"], found["p5"], found["p95"])
+        return Range(side, *values, *(round(min(100.0, 100 * max(0.0, value) / scale), 2) for value in values))
+
     return [
         ShiftLine(
             kind,
             name,
             measured["accepted"]["n"],
-            tuple(_range(side, measured[side], scale) for side in ("reference", "accepted") if measured[side]["n"]),
+            tuple(span(side, measured[side]) for side in ("reference", "accepted") if measured[side]["n"]),
             measured["fall"]["mean"],
             measured["fall"]["n"],
         )
         for kind, name, measured in groups
     ]
-
-
-def _range(kind: str, found: Mapping[str, Any], scale: float) -> Range:
-    values = (found["mean"], found["p5"], found["p95"])
-    return Range(kind, *values, *(round(min(100.0, 100 * max(0.0, value) / scale), 2) for value in values))
-
-
-def quantiles(values: Sequence[float | None]) -> dict[str, float] | None:
-    """Median, 95th percentile, largest and sum of what is known."""
-    known = np.array([value for value in values if value is not None], float)
-    if not len(known):
-        return None
-    median, high = np.percentile(known, [50, 95])
-    return {"median": float(median), "p95": float(high), "max": float(known.max()), "sum": float(known.sum())}
 
 
 _REASONS = {

@@ -13,11 +13,12 @@ import jinja2
 from markupsafe import Markup, escape
 
 from axolotl_safety.config.work_dir import REPORT
+from axolotl_safety.pipeline.shift import describe
 from axolotl_safety.util.errors import StageError
 from axolotl_safety.util.files import write_atomically
 from axolotl_safety.util.version import __version__
 
-from .figures import Histogram, completion_funnel, histogram, quantiles, row_funnel, shift_lines
+from .figures import Histogram, completion_funnel, histogram, row_funnel, shift_lines
 from .provenance import blocks, headline, notes
 from .reading import Entry, Stage, read_stage
 from .samples import choose_samples, embed
@@ -161,7 +162,7 @@ def _lengths(trained: Sequence[Any]) -> list[dict[str, Any]]:
     for name, values in named.items():
         plot: Histogram | None = histogram({name: ("plain", values)})
         if plot is not None:
-            found.append({"name": name, "plot": plot, "found": quantiles(values)})
+            found.append({"name": name, "plot": plot, "found": describe(values), "longest": max(values)})
     return found
 
 
@@ -174,22 +175,14 @@ def _steps(heights: Sequence[float]) -> str:
     return "".join(parts) + "V100Z"
 
 
-def _bytes(value: int | None) -> str:
-    return "none seen" if value is None else f"{value / 1e6:,.0f} MB"
-
-
-def _edge(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 _FILTERS = {
     "count": lambda value: f"{value:,}",
     "percent": lambda value: f"{100 * value:.1f} %",
     "nll": lambda value: f"{value:.3f}",
     "whole": lambda value: f"{value:,.0f}",
     "tick": lambda value: f"{value:,.4g}" if value < 1000 else f"{value:,.0f}",
-    "edge": _edge,
-    "bytes": _bytes,
+    "edge": lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}",
+    "bytes": lambda value: "none seen" if value is None else f"{value / 1e6:,.0f} MB",
     "steps": _steps,
     "breakable": lambda text: Markup(str(escape(text)).replace("_", "_<wbr>").replace("/", "/<wbr>")),
     "at": lambda values, index: values[index],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,16 +105,11 @@ def blocks(stage: Stage) -> list[Block]:
     if first["prompts"]:
         found.append(Block("Prompts, by the hash of their text", list(first["prompts"].items()), True))
     for entry in stage.entries:
-        found.append(Block(f"Dataset {entry.manifest['source']['path']}", list(_dataset(entry.manifest)), True))
+        source = entry.manifest["source"]
+        facts = [("method", entry.manifest["method"]), ("read as", source["adapter"]), ("rows", f"{source['rows']:,}")]
+        facts += [("sha256 of the source", source["sha256"]), ("hash of the training set", entry.manifest["hash"])]
+        found.append(Block(f"Dataset {source['path']}", facts, True))
     return [*found, Block("Versions", list(first["versions"].items()))]
-
-
-def _dataset(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "method", manifest["method"]
-    yield "read as", manifest["source"]["adapter"]
-    yield "rows", f"{manifest['source']['rows']:,}"
-    yield "sha256 of the source", manifest["source"]["sha256"]
-    yield "hash of the training set", manifest["hash"]
 
 
 def _flat(value: Any) -> str:

@@ -71,9 +71,6 @@ def push(work_dir: Path, repo_id: str, public: bool = False) -> str:
 
     The token comes from ``HF_TOKEN`` and goes nowhere but into the requests.
 
-    Returns:
-        Where it is now.
-
     Raises:
         ConfigError: no token, no access, not a repository's name, or a public repository without ``public``.
         StageError: no stage has been finished there.

@@ -26,13 +26,7 @@ _FACTS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One dataset entry: its manifest, and what is known of each row but its texts.
-
-    Attributes:
-        folder: where it stands.
-        manifest: as written by the stage.
-        rows: one mapping per source row, in source order.
-    """
+    """One dataset entry: its folder, its manifest, and what is known of each source row, in order, but its texts."""
 
     folder: Path
     manifest: Mapping[str, Any]

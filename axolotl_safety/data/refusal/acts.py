@@ -1,7 +1,5 @@
 """The speech acts of refusing, moralising, helping and answering, each a pattern over lower-case text."""
 
-from __future__ import annotations
-
 import re
 
 _BAD = (

@@ -14,15 +14,16 @@ class Gpu:
 
     Attributes:
         name: as ``CUDA_VISIBLE_DEVICES`` names it: an index, a ``GPU-`` or a ``MIG-`` identifier.
-        total_bytes: its memory.
         used_bytes: memory in use, by whomever.
         processes: bytes by process id; None where the driver does not tell.
+        card: what the driver calls its kind.
     """
 
     name: str
     total_bytes: int
     used_bytes: int
     processes: Mapping[int, int | None]
+    card: str = ""
 
 
 def visible_names(environ: Mapping[str, str], uuids: Sequence[str]) -> tuple[str, ...]:
@@ -84,7 +85,7 @@ def _read(nvml: Any, name: str, handle: Any) -> Gpu:
             processes |= {process.pid: process.usedGpuMemory for process in running(handle)}
         except nvml.NVMLError:  # not every driver lists them
             continue
-    return Gpu(name, int(memory.total), int(memory.used), processes)
+    return Gpu(name, int(memory.total), int(memory.used), processes, _text(nvml.nvmlDeviceGetName(handle)))
 
 
 def _text(value: str | bytes) -> str:

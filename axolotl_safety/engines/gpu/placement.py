@@ -24,7 +24,6 @@ class Placement:
 
     Attributes:
         devices: per lane, its GPUs as ``CUDA_VISIBLE_DEVICES`` names them; empty on a CPU.
-        replicas: lanes.
         threads: CPU threads of a lane; None leaves the choice to its libraries.
         tensor_parallel_size: GPUs that hold one copy of the models together.
         idle: visible GPUs that no lane uses.

@@ -27,9 +27,6 @@ class Need:
     """What a model takes.
 
     Attributes:
-        weight_bytes: of all its weights.
-        kv_bytes_per_token: keys and values of one token.
-        vocabulary: rows of its head.
         heads: attention heads; a tensor-parallel group divides them evenly.
         longest: tokens of the longest sequence that will be asked.
     """

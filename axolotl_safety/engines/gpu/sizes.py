@@ -30,9 +30,6 @@ class ModelSize:
         linear: parameters in the layers' matrices, which quantisation shrinks.
         other: all other parameters: embeddings, head, norms.
         vocabulary: rows of the head.
-        hidden: width of the hidden states.
-        layers: decoder layers.
-        heads: attention heads.
         kv_values_per_token: numbers that keys and values hold per token, over all layers.
         window: longest context in tokens, None where the configuration does not say.
         matrices: the layers' matrices by name and shape; a mixture's experts, which are no modules, are not among them.

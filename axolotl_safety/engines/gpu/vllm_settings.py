@@ -58,6 +58,14 @@ def worker_options(engine: EngineConfig, needs: Mapping[str, Need], cards: Seque
     }
 
 
+def weight_dtype(spec: ModelSpec, config: Any, on_cpu: bool) -> str:
+    """Of what is not quantised; ``auto`` is float32 on a CPU, else the checkpoint's own."""
+    if spec.dtype != "auto":
+        return spec.dtype
+    own = str(getattr(config, "dtype", None) or "bfloat16").removeprefix("torch.")
+    return "float32" if on_cpu else own if own in ("float32", "float16") else "bfloat16"
+
+
 def read_needs(models: Mapping[str, ModelSpec], on_cpu: bool) -> dict[str, Need]:
     """Sizes of the models from their configurations; no weight is read."""
     from transformers import AutoConfig
@@ -68,8 +76,7 @@ def read_needs(models: Mapping[str, ModelSpec], on_cpu: bool) -> dict[str, Need]
     for name, spec in models.items():
         config = AutoConfig.from_pretrained(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
         size = model_size(config)
-        own = "float32" if on_cpu else str(config.dtype or "bfloat16").removeprefix("torch.")
-        dtype = own if spec.dtype == "auto" else spec.dtype
+        dtype = weight_dtype(spec, config, on_cpu)
         needs[name] = Need(
             weight_bytes=size.weight_bytes(dtype, spec.quantization),
             kv_bytes_per_token=size.kv_bytes_per_token(dtype),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import signal
 import time
+from contextlib import suppress
+
+import psutil  # which vLLM needs too
 
 LOG = logging.getLogger(__name__)
 _ORPHAN_SECONDS = 1.0
@@ -18,7 +19,7 @@ def end_children(seconds: float) -> None:
     What runs on a GPU holds its memory until it is gone, so this returns only then.
     """
     children = multiprocessing.active_children()
-    below = _below({child.pid for child in children if child.pid})
+    below = [one for child in children for one in _below(child.pid)]
     for child in children:
         child.terminate()
     deadline = time.monotonic() + seconds
@@ -30,38 +31,24 @@ def end_children(seconds: float) -> None:
             child.join()
     # Theirs are orphans now, and should notice.
     deadline = time.monotonic() + _ORPHAN_SECONDS
-    while below := [pid for pid in below if _parent(pid) is not None]:
+    while below := [one for one in below if _runs(one)]:
         if time.monotonic() > deadline:
-            for pid in below:
-                _kill(pid)
+            for one in below:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
         time.sleep(0.02)
 
 
-def _parent(pid: int) -> int | None:
-    """A running process's parent; None for one that is gone. Linux only, else every process counts as gone."""
+def _below(pid: int) -> list[psutil.Process]:
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            # "pid (name with anything) state ppid ...": split after the last bracket
-            state, parent = stat.read().rpartition(")")[2].split()[:2]
-    except (OSError, ValueError):
-        return None
-    return None if state in "ZX" else int(parent)
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
-def _below(roots: set[int]) -> list[int]:
-    """The processes below these."""
-    names = os.listdir("/proc") if os.path.isdir("/proc") else []
-    parents = {int(name): _parent(int(name)) for name in names if name.isdigit()}
-    found: list[int] = []
-    new = list(roots)
-    while new:
-        new = [pid for pid, parent in parents.items() if parent in new]
-        found += new
-    return found
-
-
-def _kill(pid: int) -> None:
+def _runs(process: psutil.Process) -> bool:
+    """Whether it is at work; one that is dead and that nobody has waited for is not."""
     try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -33,6 +33,11 @@ class ScoreItem:
     response: list[int]
     temperature: float = 1.0
 
+    @property
+    def sequence(self) -> list[int]:
+        """Prompt and response."""
+        return self.prompt + self.response
+
 
 Item = GenerateItem | ScoreItem
 
@@ -63,7 +68,7 @@ def refusal(item: Item, vocabulary: int, max_positions: int | None) -> str | Non
             return "The response to score is empty."
         if not item.temperature > 0:
             return f"The temperature to score at is {item.temperature}; it must be above 0."
-        given = item.prompt + item.response
+        given = item.sequence
         total = len(given)
     else:
         if item.max_new_tokens < 1:

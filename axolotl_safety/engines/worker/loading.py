@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from adapters import with_adapter
 from protocol import LoadError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
@@ -21,7 +20,6 @@ class Loaded:
 
     Attributes:
         model: in eval mode.
-        device: where inputs go.
         vocabulary: rows of the input embedding.
         max_positions: positions that the model knows, or None.
         growing_cache: every layer keeps all keys and values, so that rows may join and leave a running batch.
@@ -88,9 +86,30 @@ def load(spec: dict[str, Any]) -> Loaded:
         hint = "Check the path or id, the revision, and that the files are complete (a gated model needs a token)."
         raise LoadError(f"{path}: {type(error).__name__}: {error}", hint) from error
     if spec.get("adapter"):
-        model = with_adapter(model, spec["adapter"], merge=not quantization)
+        model = _with_adapter(model, spec["adapter"], merge=not quantization)
     model.eval()
     return inspect_model(model, device)
+
+
+def _with_adapter(model: nn.Module, folder: str, merge: bool) -> nn.Module:
+    """The model with an adapter in effect.
+
+    Merged, it is as fast as the base alone. Quantised weights would be rounded again by that (peft issue 1043), so
+    there it stays beside them.
+
+    Raises:
+        LoadError: it cannot be loaded onto this base.
+    """
+    try:
+        from peft import PeftModel
+
+        adapted = PeftModel.from_pretrained(model, folder)
+        return adapted.merge_and_unload() if merge else adapted.get_base_model()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # peft raises ImportError, ValueError, RuntimeError, KeyError ...
+        hint = "Check that it was trained on this base_model, or merge it first (axolotl merge-lora)."
+        raise LoadError(f"adapter {folder}: {type(error).__name__}: {error}", hint) from error
 
 
 def inspect_model(model: nn.Module, device: torch.device) -> Loaded:

@@ -6,11 +6,11 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from draws import draw_key
-from items import GenerateItem, failure
+from items import GenerateItem, ScoreItem, failure
 from loading import Loaded
 from torch import Tensor
 from transformers.cache_utils import Cache
@@ -41,9 +41,12 @@ class Row:
         return self.item.prompt + self.tokens
 
 
-def take_group(waiting: deque[Row], rows: int, token_budget: int) -> list[Row]:
-    """Takes rows off the queue for one prefill: at most ``rows``, at most ``token_budget`` tokens with padding."""
-    group: list[Row] = []
+Waiting = TypeVar("Waiting", Row, ScoreItem)
+
+
+def take_group(waiting: deque[Waiting], rows: int, token_budget: int) -> list[Waiting]:
+    """Takes rows, or items to score, off the queue for one pass, within so many rows and, with padding, tokens."""
+    group: list[Waiting] = []
     longest = 0
     while waiting and len(group) < rows:
         longest = max(longest, len(waiting[0].sequence))
@@ -83,11 +86,7 @@ def prefill(loaded: Loaded, sequences: Sequence[list[int]]) -> tuple[Tensor, Cac
 def book(
     rows: Sequence[Row], tokens: Sequence[int], logprobs: Sequence[float]
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """Appends one drawn token to each row.
-
-    Returns:
-        The messages of the rows that ended, and their indices.
-    """
+    """Appends one drawn token to each row; returns the messages of the rows that ended, and their indices."""
     messages: list[dict[str, Any]] = []
     ended: list[int] = []
     for index, (row, token, logprob) in enumerate(zip(rows, tokens, logprobs, strict=True)):

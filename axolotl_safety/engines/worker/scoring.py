@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from items import ScoreItem, failure
 from loading import Loaded
-from rows import Send, is_out_of_memory, release_memory
+from rows import Send, is_out_of_memory, release_memory, take_group
 from torch import Tensor
 from transformers.utils import ModelOutput
 
@@ -53,7 +53,7 @@ class Scorer:
     @torch.no_grad()
     def step(self) -> list[dict[str, Any]]:
         """Scores one batch; returns messages."""
-        batch = self._take()
+        batch = take_group(self._waiting, self._limit, _BATCH_TOKENS)
         self._send({"type": "started", "ids": [item.number for item in batch]})
         sums: list[float] | None
         try:
@@ -65,7 +65,7 @@ class Scorer:
         if sums is None:  # outside of the handler, whose traceback keeps the tensors alive
             release_memory(self.loaded.device)
             if len(batch) == 1:
-                size = len(batch[0].prompt) + len(batch[0].response)
+                size = len(batch[0].sequence)
                 return [failure(batch[0], f"Out of memory on this request alone ({size} tokens); shorten it.")]
             self._limit = len(batch) // 2
             self._waiting.extendleft(reversed(batch))
@@ -78,19 +78,9 @@ class Scorer:
             for item, value in zip(batch, sums, strict=True)
         ]
 
-    def _take(self) -> list[ScoreItem]:
-        batch: list[ScoreItem] = []
-        longest = 0
-        while self._waiting and len(batch) < self._limit:
-            longest = max(longest, len(self._waiting[0].prompt) + len(self._waiting[0].response))
-            if batch and longest * (len(batch) + 1) > _BATCH_TOKENS:
-                break
-            batch.append(self._waiting.popleft())
-        return batch
-
     def score(self, batch: list[ScoreItem]) -> list[float]:
         """Sums of log-probabilities in nats, one per item."""
-        sequences = [item.prompt + item.response for item in batch]
+        sequences = [item.sequence for item in batch]
         if self._head_is_separable is False:
             return [self._score_whole(item) for item in batch]
         width = max(map(len, sequences))
@@ -113,9 +103,7 @@ class Scorer:
         del output
         # The token at column t is foretold by the hidden state at column t - 1.
         places = [
-            (row, column)
-            for row, item in enumerate(batch)
-            for column in range(len(item.prompt), len(item.prompt) + len(item.response))
+            (row, column) for row, item in enumerate(batch) for column in range(len(item.prompt), len(item.sequence))
         ]
         rows_N, columns_N = torch.tensor(places, device=device).unbind(1)
         targets_N = ids_BT[rows_N, columns_N]
@@ -157,7 +145,7 @@ class Scorer:
 
     def _score_whole(self, item: ScoreItem) -> float:
         """One row with all logits of its response: for models whose head cannot be called apart."""
-        ids_1T = torch.tensor([item.prompt + item.response], device=self.loaded.device)
+        ids_1T = torch.tensor([item.sequence], device=self.loaded.device)
         count = len(item.response)
         keep = {"logits_to_keep": count + 1} if "logits_to_keep" in self.loaded.accepts else {}
         logits_TV = self.loaded.model(input_ids=ids_1T, use_cache=False, **keep).logits[0, -count - 1 : -1]

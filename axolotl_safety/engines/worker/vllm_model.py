@@ -69,7 +69,7 @@ class ServedModel:
                 f"vLLM gives a prompt's log-probabilities at temperature 1 only, and {item.temperature} was asked. "
                 "Sample at temperature 1.0, or use backend: transformers."
             )
-        total = len(item.prompt) + len(item.response)
+        total = len(item.sequence)
         if total >= self.max_positions:  # vLLM wants to draw one token more
             return f"Scoring {total} tokens needs a window of {total + 1}, and this one has {self.max_positions}."
         return None
@@ -107,8 +107,8 @@ class ServedModel:
                 self._long_scores += 1
                 self._keep_company()
             number = str(item.number)
-            params = generate_params(item) if isinstance(item, GenerateItem) else _score_params()
-            ids = item.prompt + (item.response if isinstance(item, ScoreItem) else [])
+            params = generate_params(item) if isinstance(item, GenerateItem) else SamplingParams(**_TO_SCORE, **_PLAIN)
+            ids = item.sequence if isinstance(item, ScoreItem) else item.prompt
             try:
                 self.engine.add_request(number, {"prompt_token_ids": ids}, params)
             except ValueError as error:  # vLLM's own checks; every other error is the engine's
@@ -122,11 +122,7 @@ class ServedModel:
         return messages
 
     def _is_long_score(self, item: Item) -> bool:
-        return (
-            self._chunk is not None
-            and isinstance(item, ScoreItem)
-            and len(item.prompt) + len(item.response) > self._chunk
-        )
+        return self._chunk is not None and isinstance(item, ScoreItem) and len(item.sequence) > self._chunk
 
     def _keep_company(self) -> None:
         """Sees to it that a long row to score is never vLLM's only request.
@@ -171,6 +167,8 @@ class ServedModel:
 
 
 _PLAIN = {"output_kind": RequestOutputKind.FINAL_ONLY, "detokenize": False}
+# vLLM cannot draw no token at all, so one is wasted.
+_TO_SCORE = {"temperature": 0, "max_tokens": 1, "prompt_logprobs": 0, "ignore_eos": True, "flat_logprobs": True}
 
 
 def generate_params(item: GenerateItem) -> SamplingParams:
@@ -187,13 +185,8 @@ def generate_params(item: GenerateItem) -> SamplingParams:
     )
 
 
-def _score_params() -> SamplingParams:
-    # vLLM cannot draw no token at all, so one is wasted.
-    return SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, ignore_eos=True, flat_logprobs=True, **_PLAIN)
-
-
 def _score_message(item: ScoreItem, prompt_logprobs: Any) -> Message:
-    ids, start = item.prompt + item.response, len(item.prompt)
+    ids, start = item.sequence, len(item.prompt)
     total = math.fsum(prompt_logprobs[place][ids[place]].logprob for place in range(start, len(ids)))
     if not math.isfinite(total):
         return failure(item, "The score is not a number; try another dtype.")

@@ -33,9 +33,8 @@ class RewardContext:
 
         from axolotl_safety.config.section import section
 
-        think = section(self._cfg).think
         tokenizer = load_tokenizer(self._cfg)
-        return TargetTokenizer(tokenizer, (tokenizer.eos_token_id,), (think.open, think.close) if think else None)
+        return TargetTokenizer(tokenizer, (tokenizer.eos_token_id,), section(self._cfg).think)
 
     @cached_property
     def guards(self) -> list[GuardScorer]:

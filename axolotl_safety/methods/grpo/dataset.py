@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from axolotl_safety.config import DatasetOptions, Label
+from axolotl_safety.config import DatasetOptions, Label, ThinkConfig
 from axolotl_safety.data.entries import own_label, raw_prompt_ids
 from axolotl_safety.data.examples import BadRow, Example, choose_adapter, read_examples
 from axolotl_safety.data.math_answers import gold_answer
@@ -39,20 +39,18 @@ def load(cfg: Any, dataset_idx: int = 0, **kwargs: Any) -> tuple[Transform, dict
     entry = cfg.datasets[dataset_idx]
     require_plugin(f"type {entry.type}")
     safety = section(cfg)
-    options = safety.per_dataset[dataset_idx] if dataset_idx < len(safety.per_dataset) else None
-    think = (safety.think.open, safety.think.close) if safety.think else None
     room = int(cfg.sequence_len) - int((cfg.trl or {}).get("max_completion_length") or 0)
     if room < 1:
         raise ConfigError(
             f"sequence_len {cfg.sequence_len} leaves no room for a prompt beside trl.max_completion_length "
             f"{cfg.trl.max_completion_length}. Set sequence_len to their sum, 1,024 for the prompt for instance."
         )
-    transform = make_transform(str(entry.path), options or DatasetOptions(), think, room)
+    transform = make_transform(str(entry.path), safety.options_of(dataset_idx), safety.think, room)
     return transform, {"batched": True, "remove_columns": "__all__"}
 
 
 def make_transform(
-    source: str, options: DatasetOptions, think: tuple[str, str] | None, max_prompt_tokens: int
+    source: str, options: DatasetOptions, think: ThinkConfig | None, max_prompt_tokens: int
 ) -> Transform:
     """The function that turns source rows into GRPO rows; longer prompts are dropped, because TRL does not cut them."""
 

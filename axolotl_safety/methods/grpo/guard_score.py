@@ -112,7 +112,10 @@ class GuardScorer:
         shared = _shared(prompts)
         scores = [0.0] * len(prompts)
         with torch.inference_mode():
-            cache = self._read_shared(prompts[0][:shared]) if shared else None
+            cache = None
+            if shared:
+                ids_1P = torch.tensor([list(prompts[0][:shared])], device=self._device)
+                cache = self._model(input_ids=ids_1P, use_cache=True, logits_to_keep=1).past_key_values
             while order:
                 rows = max(1, _TOKENS_AT_ONCE // (len(prompts[order[0]]) - shared))
                 some, order = order[:rows], order[rows:]
@@ -120,10 +123,6 @@ class GuardScorer:
                 for index, share in zip(some, _safe_share(logits_BV, self._words), strict=True):
                     scores[index] = share
         return scores
-
-    def _read_shared(self, ids: Sequence[int]) -> Any:
-        ids_1P = torch.tensor([list(ids)], device=self._device)
-        return self._model(input_ids=ids_1P, use_cache=True, logits_to_keep=1).past_key_values
 
 
 def _load_guard_model(spec: Any, device: Any) -> Any:
@@ -145,11 +144,7 @@ def _shared(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def _last_logits(model: Any, rows: list[tuple[int, ...]], shared: int, cache: Any) -> torch.Tensor:
-    """Logits behind each row, left-padded, continuing the shared beginning.
-
-    Returns:
-        ``logits_BV`` in float32.
-    """
+    """Logits behind each row (B x V, float32), left-padded, continuing the shared beginning."""
     width = max(len(row) for row in rows)
     ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
     mask_BT = torch.zeros(len(rows), shared + width, dtype=torch.long)

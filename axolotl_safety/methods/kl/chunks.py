@@ -28,7 +28,10 @@ def accumulator(*tensors: Tensor) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Head:
-    """An output head: ``logits = hidden @ weight.T``, times ``scale``, then ``soft_cap * tanh(logits / soft_cap)``."""
+    """An output head: ``logits = hidden @ weight.T``, times ``scale``, then ``soft_cap * tanh(logits / soft_cap)``.
+
+    Cohere scales; Granite divides, so give the inverse; Gemma caps.
+    """
 
     weight_VD: Tensor
     scale: float = 1.0

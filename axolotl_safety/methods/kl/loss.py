@@ -10,6 +10,8 @@ Source of the loss: ThinkSafe's KL variant (arXiv 2601.23143).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -27,18 +29,15 @@ from .chunks import (
     logsumexp,
 )
 
-__all__ = ["CHUNK_BYTES", "forward_ce", "forward_kl", "forward_kl_top_k", "top_k_logprobs"]
+__all__ = ["CHUNK_BYTES", "Head", "forward_ce", "forward_kl", "forward_kl_top_k", "top_k_logprobs"]
 
 
 def forward_kl(
     student_hidden_ND: Tensor,
     reference_hidden_ND: Tensor,
-    head_VD: Tensor,
-    reference_head_VD: Tensor | None = None,
+    head: Head | Tensor,
+    reference_head: Head | Tensor | None = None,
     chunk_bytes: int = CHUNK_BYTES,
-    *,
-    logit_scale: float = 1.0,
-    soft_cap: float | None = None,
 ) -> Tensor:
     """Mean over tokens of KL(reference || student), ``sum_v p_v (log p_v - log q_v)``.
 
@@ -47,11 +46,9 @@ def forward_kl(
     Args:
         student_hidden_ND: last hidden states of the policy, one row per token.
         reference_hidden_ND: likewise of the frozen model; it may be of another width than the policy's.
-        head_VD: the policy's output head; a head with a bias is not supported.
-        reference_head_VD: the frozen model's head where it is another one.
+        head: the policy's output head, or its V x D weight; a head with a bias is not supported.
+        reference_head: the frozen model's head where it is another one; a mere weight is scaled and capped as ``head``.
         chunk_bytes: bound on the temporaries; one row of logits per side is the least.
-        logit_scale: factor on the logits of both sides (Cohere; Granite divides, so give the inverse).
-        soft_cap: ``cap * tanh(logits / cap)`` on the scaled logits of both sides (Gemma).
 
     Returns:
         A scalar, zero for no tokens.
@@ -59,26 +56,26 @@ def forward_kl(
     Raises:
         ValueError: shapes do not fit.
     """
-    head = _head(student_hidden_ND, head_VD, logit_scale, soft_cap)
-    other_VD = head_VD if reference_head_VD is None else reference_head_VD
-    other = _head(reference_hidden_ND, other_VD, logit_scale, soft_cap, "reference_")
+    head = _head(student_hidden_ND, head)
+    other = head if reference_head is None else reference_head
+    other = other if isinstance(other, Head) else replace(head, weight_VD=other)
+    other = _head(reference_hidden_ND, other, "reference_")
     if len(reference_hidden_ND) != len(student_hidden_ND):
         raise ValueError(
             f"student_hidden_ND has {len(student_hidden_ND)} tokens, reference_hidden_ND {len(reference_hidden_ND)}."
         )
-    if len(other_VD) != len(head_VD):
-        raise ValueError(f"head_VD has {len(head_VD)} vocabulary entries, reference_head_VD {len(other_VD)}.")
-    return _mean(student_hidden_ND, head_VD, head, Reference(reference_hidden_ND.detach(), other), chunk_bytes)
+    if len(other.weight_VD) != len(head.weight_VD):
+        raise ValueError(
+            f"the head has {len(head.weight_VD)} vocabulary entries, the reference's {len(other.weight_VD)}."
+        )
+    return _mean(student_hidden_ND, head, Reference(reference_hidden_ND.detach(), other), chunk_bytes)
 
 
 def forward_ce(
     hidden_ND: Tensor,
     targets_N: Tensor,
-    head_VD: Tensor,
+    head: Head | Tensor,
     chunk_bytes: int = CHUNK_BYTES,
-    *,
-    logit_scale: float = 1.0,
-    soft_cap: float | None = None,
 ) -> Tensor:
     """Mean over tokens of ``-log q(target)``; arguments as for `forward_kl`.
 
@@ -88,10 +85,10 @@ def forward_ce(
     Raises:
         ValueError: shapes do not fit.
     """
-    head = _head(hidden_ND, head_VD, logit_scale, soft_cap)
+    head = _head(hidden_ND, head)
     if targets_N.shape != hidden_ND.shape[:1]:
         raise ValueError(f"targets_N has shape {tuple(targets_N.shape)} for {len(hidden_ND)} tokens.")
-    return _mean(hidden_ND, head_VD, head, Tokens(targets_N), chunk_bytes)
+    return _mean(hidden_ND, head, Tokens(targets_N), chunk_bytes)
 
 
 def forward_kl_top_k(
@@ -99,11 +96,8 @@ def forward_kl_top_k(
     ids_NK: Tensor,
     logprobs_NK: Tensor,
     rest_N: Tensor,
-    head_VD: Tensor,
+    head: Head | Tensor,
     chunk_bytes: int = CHUNK_BYTES,
-    *,
-    logit_scale: float = 1.0,
-    soft_cap: float | None = None,
 ) -> Tensor:
     """KL over the reference's K likeliest tokens and one bucket with the mass of all others.
 
@@ -118,33 +112,31 @@ def forward_kl_top_k(
     Raises:
         ValueError: shapes do not fit.
     """
-    head = _head(student_hidden_ND, head_VD, logit_scale, soft_cap)
+    head = _head(student_hidden_ND, head)
     tokens = student_hidden_ND.shape[:1]
     if not ids_NK.shape == logprobs_NK.shape == (*tokens, *ids_NK.shape[1:2]) or rest_N.shape != tokens:
         raise ValueError(
             f"ids_NK {tuple(ids_NK.shape)}, logprobs_NK {tuple(logprobs_NK.shape)} and rest_N {tuple(rest_N.shape)} "
             f"do not fit {tokens[0]} tokens."
         )
-    return _mean(student_hidden_ND, head_VD, head, TopK(ids_NK, logprobs_NK.detach(), rest_N.detach()), chunk_bytes)
+    return _mean(student_hidden_ND, head, TopK(ids_NK, logprobs_NK.detach(), rest_N.detach()), chunk_bytes)
 
 
 @torch.no_grad()
 def top_k_logprobs(
     hidden_ND: Tensor,
-    head_VD: Tensor,
+    head: Head | Tensor,
     k: int,
     chunk_bytes: int = CHUNK_BYTES,
-    *,
-    logit_scale: float = 1.0,
-    soft_cap: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What `forward_kl_top_k` wants of a reference.
 
     Returns:
         ``ids_NK`` (int32), ``logprobs_NK`` and ``rest_N``, K the smaller of ``k`` and the vocabulary.
     """
-    head = _head(hidden_ND, head_VD, logit_scale, soft_cap)
-    (tokens, width), vocabulary, kind = hidden_ND.shape, len(head_VD), accumulator(hidden_ND, head_VD)
+    head = _head(hidden_ND, head)
+    (tokens, width), vocabulary = hidden_ND.shape, len(head.weight_VD)
+    kind = accumulator(hidden_ND, head.weight_VD)
     k, device = min(k, vocabulary), hidden_ND.device
     ids_NK = torch.empty(tokens, k, dtype=torch.int32, device=device)
     logprobs_NK = torch.empty(tokens, k, dtype=kind, device=device)
@@ -159,16 +151,18 @@ def top_k_logprobs(
     return ids_NK, logprobs_NK, rest_N
 
 
-def _head(hidden_ND: Tensor, head_VD: Tensor, scale: float, soft_cap: float | None, whose: str = "") -> Head:
-    if hidden_ND.dim() != 2 or head_VD.dim() != 2 or hidden_ND.shape[1] != head_VD.shape[1]:
+def _head(hidden_ND: Tensor, head: Head | Tensor, whose: str = "") -> Head:
+    head = head if isinstance(head, Head) else Head(head)
+    if hidden_ND.dim() != 2 or head.weight_VD.dim() != 2 or hidden_ND.shape[1] != head.weight_VD.shape[1]:
         raise ValueError(
-            f"{whose}hidden states must be tokens x width and {whose}head_VD vocabulary x width; got "
-            f"{tuple(hidden_ND.shape)} and {tuple(head_VD.shape)}."
+            f"{whose}hidden states must be tokens x width and the {whose}head vocabulary x width; got "
+            f"{tuple(hidden_ND.shape)} and {tuple(head.weight_VD.shape)}."
         )
-    if soft_cap is not None and not soft_cap > 0:
-        raise ValueError(f"soft_cap must be above 0, not {soft_cap}; leave it out for none.")
-    return Head(head_VD.detach(), float(scale), soft_cap)
+    if head.soft_cap is not None and not head.soft_cap > 0:
+        raise ValueError(f"soft_cap must be above 0, not {head.soft_cap}; leave it out for none.")
+    return head
 
 
-def _mean(hidden_ND: Tensor, head_VD: Tensor, head: Head, target: Target, chunk_bytes: int) -> Tensor:
-    return ChunkedMean.apply(hidden_ND, head_VD, head, target, chunk_bytes, torch.is_grad_enabled())
+def _mean(hidden_ND: Tensor, head: Head, target: Target, chunk_bytes: int) -> Tensor:
+    still = replace(head, weight_VD=head.weight_VD.detach())
+    return ChunkedMean.apply(hidden_ND, head.weight_VD, still, target, chunk_bytes, torch.is_grad_enabled())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -193,16 +191,3 @@ def refuse_unfaithful_adapter(model: nn.Module) -> None:
             f"safety.kl: {stray[0]!r} is trained besides the adapter ({len(stray)} such parameters) and stays changed "
             f"when the adapter is off. {way_out}"
         )
-
-
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy that nothing trains, in evaluation mode."""
-    twin = copy.deepcopy(model).requires_grad_(False).eval()
-    if hasattr(twin, "gradient_checkpointing_disable"):
-        twin.gradient_checkpointing_disable()
-    return twin
-
-
-def accepts_last_logits_only(inner: Any) -> bool:
-    """Whether the model can be asked for the logits of the last position alone."""
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters

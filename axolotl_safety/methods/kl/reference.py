@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,6 @@ from .model import (
     check_logits,
     evaluating,
     find_heads,
-    frozen_copy,
     hidden_states,
     is_peft,
     refuse_unfaithful_adapter,
@@ -42,7 +42,9 @@ class FrozenModel:
         self.name = ("adapter" if is_peft(model) else "copy") if wanted == "auto" else wanted
         self._chunk_bytes = chunk_bytes
         self._checked = False
-        self._twin = frozen_copy(model) if self.name == "copy" else None
+        self._twin = copy.deepcopy(model).requires_grad_(False).eval() if self.name == "copy" else None
+        if hasattr(self._twin, "gradient_checkpointing_disable"):
+            self._twin.gradient_checkpointing_disable()
         if self.name == "adapter":
             if not is_peft(model):
                 raise ConfigError("safety.kl.reference: adapter, but there is no adapter; set auto, copy or top_k.")
@@ -78,19 +80,7 @@ class FrozenModel:
             check_logits(hidden_BTD, logits_B1V, head, f"the reference ({self.name})")
             self._checked = True
         hidden_ND = hidden_BTD[:, :-1][benign_BT[rows_B]]
-
-        def divergence(student_ND: Tensor, student_head: Head) -> Tensor:
-            return forward_kl(
-                student_ND,
-                hidden_ND,
-                student_head.weight_VD,
-                head.weight_VD,
-                self._chunk_bytes,
-                logit_scale=head.scale,
-                soft_cap=head.soft_cap,
-            )
-
-        return divergence
+        return lambda student_ND, student_head: forward_kl(student_ND, hidden_ND, student_head, head, self._chunk_bytes)
 
 
 class Stored:
@@ -110,18 +100,7 @@ class Stored:
             index_BT: each predicted token's row in the table (T - 1), -1 where it is not benign.
         """
         entries = self._table.rows(index_BT[benign_BT])
-
-        def divergence(student_ND: Tensor, head: Head) -> Tensor:
-            return forward_kl_top_k(
-                student_ND,
-                *entries,
-                head.weight_VD,
-                self._chunk_bytes,
-                logit_scale=head.scale,
-                soft_cap=head.soft_cap,
-            )
-
-        return divergence
+        return lambda student_ND, head: forward_kl_top_k(student_ND, *entries, head, self._chunk_bytes)
 
 
 @torch.no_grad()
@@ -133,11 +112,4 @@ def top_k_entries(model: nn.Module, ids_1T: Tensor, positions_N: Tensor, k: int,
         hidden_1TD, logits_11V = hidden_states(model, causal_model(model), inputs)
     head, _ = find_heads(model)
     check_logits(hidden_1TD, logits_11V, head, "the reference (top_k)")
-    return top_k_logprobs(
-        hidden_1TD[0, positions_N.to(ids_1T.device) - 1],
-        head.weight_VD,
-        k,
-        chunk_bytes,
-        logit_scale=head.scale,
-        soft_cap=head.soft_cap,
-    )
+    return top_k_logprobs(hidden_1TD[0, positions_N.to(ids_1T.device) - 1], head, k, chunk_bytes)

@@ -15,6 +15,7 @@ The logged ``kl`` and ``ce`` are nats per benign token and per token of C since 
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import Any
 
@@ -29,7 +30,7 @@ from axolotl_safety.util.errors import ConfigError
 
 from .collator import KL_INDEX
 from .loss import forward_ce
-from .model import accepts_last_logits_only, causal_model, check_logits, find_heads, hidden_states
+from .model import causal_model, check_logits, find_heads, hidden_states
 from .reference import FrozenModel, Stored, top_k_entries
 from .top_k import build_table
 
@@ -51,7 +52,7 @@ class ForwardKLLoss(Trainer):
         """
         self._refuse_arguments()
         inner = causal_model(self.model)
-        if not accepts_last_logits_only(inner):
+        if "logits_to_keep" not in inspect.signature(inner.forward).parameters:
             raise ConfigError(
                 f"safety.kl: {type(inner).__name__} cannot be asked for its last logits alone (no logits_to_keep), so "
                 "the loss's memory would not be bounded. Train this model without safety.kl."
@@ -163,7 +164,7 @@ class ForwardKLLoss(Trainer):
             self._checked = True
         hidden_BTD = hidden_BTD[:, :-1]
 
-        ce_sum = self._ce(hidden_BTD[ce_BT], targets_BT[ce_BT], head) * ce_BT.sum()
+        ce_sum = forward_ce(hidden_BTD[ce_BT], targets_BT[ce_BT], head, self._chunk_bytes) * ce_BT.sum()
         loss, kl_sum = ce_sum, torch.zeros_like(ce_sum)
         if divergence is not None:
             kl_sum = divergence(hidden_BTD[benign_BT], head) * benign_BT.sum()
@@ -174,11 +175,6 @@ class ForwardKLLoss(Trainer):
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP averages over ranks what is a share of the whole
         return (loss, {"loss": loss}) if return_outputs else loss
-
-    def _ce(self, hidden_ND: Tensor, targets_N: Tensor, head: Any) -> Tensor:
-        return forward_ce(
-            hidden_ND, targets_N, head.weight_VD, self._chunk_bytes, logit_scale=head.scale, soft_cap=head.soft_cap
-        )
 
     def _add(self, training: bool, *sums: Tensor) -> None:
         """Count what the next log line shows."""
