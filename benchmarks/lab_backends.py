@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,16 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def vllm_server(python: Path, log: Path) -> Iterator[str]:
+def vllm_server(
+    python: Path, log: Path, options: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """A vLLM server with the lab's model on this machine; yields its base URL.
+
+    Args:
+        python: interpreter that has vLLM.
+        log: file for what it prints.
+        options: more of its command line.
+        environ: more of its environment.
 
     Raises:
         click.ClickException: it did not come up within five minutes.
@@ -61,11 +69,10 @@ def vllm_server(python: Path, log: Path) -> Iterator[str]:
     command += ["--served-model-name", "lab", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     # Chunked prefill with a seed per request ends vLLM's CPU engine ("CPU Generator does not use offset").
     command += ["--enforce-eager", "--no-enable-chunked-prefill"]
-    command += ["--max-model-len", LENGTH, "--max-num-batched-tokens", LENGTH]
+    command += ["--max-model-len", LENGTH, "--max-num-batched-tokens", LENGTH, *options]
+    told = os.environ | OFFLINE | SERVER | dict(environ or {})
     with open(log, "wb") as out:
-        server = subprocess.Popen(
-            command, env=os.environ | OFFLINE | SERVER, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        server = subprocess.Popen(command, env=told, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
     url = f"http://127.0.0.1:{port}/v1"
     try:
         deadline = time.monotonic() + _START_SECONDS

@@ -1,0 +1,1 @@
+"""What `benchmarks/peers.py` runs elsewhere: the client processes, and the clock inside the server."""
