@@ -1,4 +1,4 @@
-"""Inside a run: in which phase it is, and its death by SIGKILL at a named instant of that phase.
+"""Inside a run: in which phase each row is, and the run's death by SIGKILL at a named instant of that phase.
 
 An instant is a line of the product's code, or a moment of a write that no line of it shows: before it, in the middle of
 a journal line, between the write and its flush, in the middle of a file, around a rename.
@@ -6,21 +6,24 @@ a journal line, between the write and its flush, in the middle of a file, around
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 # Phase by the function that begins it, where it is looked up.
 _BEGINS = {
-    "proposal": ("dgr.attempt", "thinksafe.attempt"),
+    "proposal": ("dgr.attempts", "thinksafe.attempts"),
     "guard": ("candidates.judge", "dgr.judge"),
-    "scoring": ("dgr.score", "thinksafe.score"),
+    "scoring": ("dgr.scored", "thinksafe.scored"),
     "choice": ("dgr.choose", "dgr.outcome", "thinksafe.choose", "thinksafe.outcome"),
     "hand-off": ("stage._deliver",),
 }
@@ -49,33 +52,44 @@ class Watch:
     def __init__(self, folder: Path, die: dict[str, Any] | None, slow_seconds: float):
         self.counts: Counter[tuple[str, str]] = Counter()
         self._folder, self._die, self._slow_seconds = folder, die, slow_seconds
-        self._phases = ["preparation"]
+        self._phase = ContextVar("phase", default="preparation")  # every row has its own: they are under way together
+        self._noted = ""
         self._fd = os.open(folder / "phase", os.O_RDWR | os.O_CREAT, 0o600)
 
     @property
     def phase(self) -> str:
-        """What the run is doing."""
-        return self._phases[-1]
+        """What the row is at whose turn it is."""
+        return self._phase.get()
 
     def during(self, phase: str, work: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, as a phase."""
 
-        def phased(*arguments: Any, **named: Any) -> Any:
-            self._phases.append(phase)
-            self._note()
+        @contextmanager
+        def entered() -> Iterator[None]:
+            before = self._phase.set(phase)
             try:
                 if phase == "choice":
                     self.instant("choosing")
-                return work(*arguments, **named)
+                yield
             finally:
-                self._phases.pop()
-                self._note()
+                self._phase.reset(before)
 
-        return phased
+        def phased(*arguments: Any, **named: Any) -> Any:
+            with entered():
+                return work(*arguments, **named)
+
+        async def awaited(*arguments: Any, **named: Any) -> Any:
+            with entered():
+                return await work(*arguments, **named)
+
+        return awaited if inspect.iscoroutinefunction(work) else phased
 
     def instant(self, what: str, first: Callable[[], Any] | None = None) -> None:
         """Something can happen here; ``first`` is done before the death."""
         key = (self.phase, what)
+        if self._noted != self.phase:
+            self._noted = self.phase
+            _real_pwrite(self._fd, self._noted.ljust(16).encode(), 0)
         self.counts[key] += 1
         if self._slow_seconds and what != "line":
             time.sleep(self._slow_seconds)
@@ -91,9 +105,6 @@ class Watch:
         """Leave the counts for those outside."""
         found = [[phase, what, count] for (phase, what), count in self.counts.items()]
         (self._folder / "counts.json").write_text(json.dumps(found))
-
-    def _note(self) -> None:
-        _real_pwrite(self._fd, self.phase.ljust(16).encode(), 0)
 
 
 def install(watch: Watch, lines: bool) -> None:

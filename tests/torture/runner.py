@@ -6,6 +6,7 @@ with its exit code, or null where it is still running then.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from axolotl_safety.pipeline import stage  # noqa: F401  imported before the for
 from axolotl_safety.plugin import SafetyPlugin
 
 from . import faults, full_disk, sabotage
-from .script import Script, texts
+from .script import Script, draw, texts
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -51,12 +52,11 @@ class Made:
     def __init__(self, path: Path):
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def through(self, results: Iterable[Result]) -> Iterator[Result]:
-        """The same results."""
-        for result in results:
-            with full_disk.unlimited():
-                os.write(self._fd, f"{result.request_id}\n".encode())
-            yield result
+    def note(self, result: Result) -> Result:
+        """The same result."""
+        with full_disk.unlimited():
+            os.write(self._fd, f"{result.request_id}\n".encode())
+        return result
 
 
 class ScriptedEngine:
@@ -66,16 +66,21 @@ class ScriptedEngine:
         self.figures = EngineFigures()
         self._script, self._made = script, made
 
-    def run(self, requests: Iterable[Request | ScoreRequest]) -> Iterator[Result]:
-        """Results in an order of their own."""
-        self.figures.starts = 1
-        asked = sorted(requests, key=lambda request: request.request_id)
-        yield from self._made.through(self._answer(request) for request in asked)
+    def window(self, model: str) -> int:
+        """A few at once."""
+        return 16
 
-    def close(self) -> None:
+    async def answer(self, request: Request | ScoreRequest) -> Result:
+        """A result, in an order of the engine's own."""
+        self.figures.starts = 1
+        for _ in range(draw(request.request_id, 5)):
+            await asyncio.sleep(0)
+        return self._made.note(self._say(request))
+
+    async def close(self, at_once: bool = False) -> None:
         """Nothing is held."""
 
-    def _answer(self, request: Request | ScoreRequest) -> Result:
+    def _say(self, request: Request | ScoreRequest) -> Result:
         name, prompt = request.request_id, request.prompt_token_ids
         if isinstance(request, ScoreRequest):
             response = request.response_token_ids
@@ -99,8 +104,8 @@ def _put_engine(job: dict[str, Any], made: Made) -> None:
         def __init__(self, *arguments: Any, **named: Any):
             super().__init__(*arguments, **named | {"worker_path": WORKER, "python": sys.executable, "batch_size": 4})
 
-        def run(self, requests: Iterable[Request | ScoreRequest]) -> Iterator[Result]:
-            yield from made.through(super().run(requests))
+        async def answer(self, request: Request | ScoreRequest) -> Result:
+            return made.note(await super().answer(request))
 
     os.environ["TORTURE_SCRIPT"] = job["script"]
     client.WorkerEngine = Noted
