@@ -15,6 +15,7 @@ The last line is JSON: ``vllm_ratio`` and ``transformers_ratio`` are the smaller
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
@@ -33,6 +34,7 @@ from axolotl_safety.engines.base import ModelSpec, Request, Sampling
 from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.local.engine import WorkerEngine
 from axolotl_safety.engines.queue import WorkQueue
+from axolotl_safety.methods.run import bounded
 
 BARE = Path(__file__).parent / "bare_engine.py"
 VOCABULARY, SHORTEST, LONGEST = 4096, 16, 256
@@ -77,14 +79,22 @@ def make_work(count: int, seed: int) -> dict[str, Any]:
     return {"prompts": prompts, "new": [new for _, new in sizes], "seed": seed}
 
 
+class Kept(WorkerEngine):
+    """An engine that stays when a queue is closed, so that loading is no part of what is measured."""
+
+    async def close(self, at_once: bool = False) -> None:
+        """Later."""
+
+
 class Ours:
     """The data stage's way, with the engine kept between runs."""
 
     def __init__(self, backend: str, model: str, python: str | None, batch_size: int, work_dir: Path) -> None:
         options = OPTIONS if backend == "vllm" else {}
         spec = {"target": ModelSpec(model, max_model_len=MODEL_LENGTH)}
-        self._engine = WorkerEngine(backend, work_dir, spec, batch_size, python, threads=1, options=options)
+        self._engine = Kept(backend, work_dir, spec, batch_size, python, threads=1, options=options)
         self._work_dir = work_dir
+        self._loop = asyncio.new_event_loop()
 
     def run(self, work: dict[str, Any]) -> Cost:
         """Generates everything, journalled."""
@@ -93,14 +103,18 @@ class Ours:
             Request(f"{seed}-{index}", "target", tuple(prompt), Sampling(0.7, 1.0, 0, new), seed, ())
             for index, (prompt, new) in enumerate(zip(work["prompts"], work["new"], strict=True))
         ]
-        journal = Journal(self._work_dir / f"{seed}.jsonl")
-        queue = WorkQueue({"target": journal}, lambda: self._engine)
+        queue = WorkQueue({"target": Journal(self._work_dir / f"{seed}.jsonl")}, lambda: self._engine)
+
+        async def ask(request: Request) -> int:
+            return len((await queue.completion(request, {"row_id": request.request_id})).token_ids)
+
+        async def everything() -> int:
+            async with queue:
+                return sum(await bounded(asked, ask))
+
         cpu, wall = self._cpu(), time.perf_counter()
-        queue.finish(asked, "completion", "benchmark", describe=lambda request: {"row_id": request.request_id})
-        wall, cpu = time.perf_counter() - wall, self._cpu() - cpu
-        tokens = sum(len(queue.completion(request).token_ids) for request in asked)
-        journal.close()
-        return Cost(tokens, wall, cpu)
+        tokens = self._loop.run_until_complete(everything())
+        return Cost(tokens, time.perf_counter() - wall, self._cpu() - cpu)
 
     def _cpu(self) -> float:
         children = self._engine.figures.pids[-1:]
@@ -108,7 +122,7 @@ class Ours:
 
     def close(self) -> None:
         """Ends the engine."""
-        self._engine.close()
+        self._loop.run_until_complete(WorkerEngine.close(self._engine))
 
 
 class Bare:

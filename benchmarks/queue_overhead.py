@@ -11,6 +11,7 @@ what it was after the first tenth of the results), ``rss_peak_mb``.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import sys
@@ -25,6 +26,7 @@ from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.local.engine import WorkerEngine
 from axolotl_safety.engines.local.process import peak_rss_bytes
 from axolotl_safety.engines.queue import WorkQueue
+from axolotl_safety.methods.run import bounded
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -54,19 +56,23 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         models = {"target": ModelSpec("none")}
         return WorkerEngine("none", folder, models, batch_size=64, worker_path=__file__, replicas=options.lanes)
 
-    queue = WorkQueue({"target": Journal(folder / "journal.jsonl")}, start)
     resident: list[int] = []
 
-    def look(request_id: str) -> bool:
+    async def ask(request: Request) -> bool:
+        found = await queue.completion(request)
         if (len(queue.generated) * 10) % options.requests == 0:
             resident.append(rss())
-        return True
+        return found.token_ids[:1] == (request.seed % 1000,)
+
+    async def everything() -> list[bool]:
+        async with queue:
+            return await bounded(asked, ask)
 
     started = time.process_time()
-    queue.finish(asked, "completion", "answering", accept=look)
+    queue = WorkQueue({"target": Journal(folder / "journal.jsonl")}, start)
+    found = asyncio.run(everything())
     seconds = time.process_time() - started
-    held = sum(queue.completion(request).token_ids[:1] == (request.seed % 1000,) for request in asked)
-    queue.close()
+    held = sum(found)
     if held != options.requests:
         raise SystemExit(f"{options.requests - held} of {options.requests} requests have no or a wrong completion")
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,27 @@ from .chat_template import probe_template, written_markers
 
 OPEN, CLOSE = "<think>", "</think>"
 _USER = "axolotl safety probe"
+
+
+def encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    """Ids of a text that already holds every special token it needs, as ``tokenizer.encode`` gives them.
+
+    A fast tokenizer is asked without the offsets that nobody reads, which takes two thirds of the time.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not getattr(tokenizer, "is_fast", False) or not hasattr(backend, "encode_batch_fast"):
+        return lambda text: tokenizer.encode(text, add_special_tokens=False)
+    tokenizer.encode("x", add_special_tokens=False)  # switches off what tokenizer.json says of cutting and padding
+    return lambda text: backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+
+def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """Text with every token shown, exactly as the ids spell it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not getattr(tokenizer, "is_fast", False) or backend is None:
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return lambda ids: tokenizer.decode(ids, **options)
+    return lambda ids: backend.decode(ids, skip_special_tokens=False)
 
 
 def split_response(text: str) -> tuple[str, str]:
@@ -82,6 +103,7 @@ class TargetTokenizer:
             ModelError: no chat template, a template without thinking, or no end-of-sequence token.
         """
         self.tokenizer = tokenizer
+        self.encode, self.decode = encoder(tokenizer), decoder(tokenizer)
         self.stop_token_ids = stop_token_ids
         # Some families add runs of blanks as tokens (Gemma, Phi); those are text, not control.
         self.added_tokens = {
@@ -144,14 +166,6 @@ class TargetTokenizer:
 
     def _count_added(self, token_ids: Iterable[int]) -> Counter[int]:
         return Counter(index for index in token_ids if index in self._added_ids)
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text that already holds every special token it needs."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
-
-    def decode(self, token_ids: Any) -> str:
-        """Text with every token shown, exactly as the ids spell it."""
-        return self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def prompt_ids(
         self, user: str, harmless: str = "x", history: tuple[tuple[str, str], ...] = ()

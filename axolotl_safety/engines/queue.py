@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from axolotl_safety.util import jsonl
 from axolotl_safety.util.errors import StageError
 
 from .base import Answer, Completion, Engine, Failure, Question, Request, Result, Score, ScoreRequest
@@ -27,7 +28,13 @@ T = TypeVar("T")
 
 def content_id(*parts: Any) -> str:
     """A request's id: the hash of everything that decides its result."""
-    return hashlib.sha256(json.dumps(parts, separators=(",", ":"), sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(b"[" + b",".join(map(_json, parts)) + b"]").hexdigest()[:32]
+
+
+def _json(part: Any) -> bytes:
+    if type(part) is tuple and part and type(part[0]) is int:  # token ids, for which the standard library takes long
+        return jsonl.dump(part)
+    return json.dumps(part, separators=(",", ":"), sort_keys=True).encode()
 
 
 def score_request(
@@ -83,6 +90,8 @@ class Answerer(Protocol):
 class WorkQueue:
     """The one door to the engine, opened and closed by ``async with``.
 
+    When whoever answers cannot go on, nothing new is asked; what is under way comes to its end and is kept.
+
     Attributes:
         generated: ids of the requests whose result was made in this run.
         reused: ids of the requests whose result stood in the journal.
@@ -110,9 +119,8 @@ class WorkQueue:
         self._start_engine = start_engine
         self._judges: dict[str, Answerer] = {}
         self._slots: dict[str, _Slots] = {}
-        self._under_way: dict[str, asyncio.Task[Found]] = {}
+        self._under_way: dict[str, list[asyncio.Future[None]]] = {}  # who else waits for a result
         self._fault: Exception | None = None
-        self._wait_for_others = False  # whoever answers gave up, and what else is under way may still be kept
 
     async def ask(
         self,
@@ -136,20 +144,19 @@ class WorkQueue:
             OSError: the disk does not take it.
         """
         request_id = request.request_id
-        held = self._held(request, kind)
-        if held is not None:
-            if request_id not in self.generated:
-                self.reused.add(request_id)
-            return held
-        task = self._under_way.get(request_id)
-        if task is None:
+        while True:
+            held = self._held(request, kind)
+            if held is not None:
+                if request_id not in self.generated:
+                    self.reused.add(request_id)
+                return held
             if self._fault is not None:
                 raise self._fault
-            task = asyncio.create_task(self._make(request, kind, note, judge))
-            self._under_way[request_id] = task
-            task.add_done_callback(lambda _: self._under_way.pop(request_id, None))
-        # A row that is given up because another one failed must not take along what it shares, or what is half done.
-        return await asyncio.shield(task)
+            if request_id not in self._under_way:
+                return await self._make(request, kind, note, judge)
+            waiting = asyncio.get_running_loop().create_future()
+            self._under_way[request_id].append(waiting)
+            await waiting  # another row asks the same; should that one be given up, this one asks itself
 
     async def completion(
         self, request: Request, note: dict[str, Any] | None = None, purpose: Purpose | None = None
@@ -182,17 +189,18 @@ class WorkQueue:
         return Completion(request_id, tuple(record["token_ids"]), record["finish_reason"], record.get("logprob", 0.0))
 
     async def _make(self, request: Work, kind: str, note: dict[str, Any] | None, judge: Answerer | None) -> Found:
+        self._under_way[request.request_id] = []
         try:
             answerer = self._answerer(request, kind, judge)
             slots = self._slots.get(request.model)
             if slots is None:
                 slots = self._slots[request.model] = _Slots(answerer.window(request.model))
             await slots.acquire((request.turn, -request.tokens))
+            self.in_flight += 1
             try:
-                self.in_flight += 1
                 if self._fault is not None:  # which came while this one waited
                     raise self._fault
-                result = await self._answered(answerer, request)
+                result = await answerer.answer(request)
                 self._store(request, result, kind, note)
                 return result
             finally:
@@ -201,13 +209,10 @@ class WorkQueue:
         except Exception as fault:
             self._fault = self._fault or fault
             raise
-
-    async def _answered(self, answerer: Answerer, request: Work) -> Found:
-        try:
-            return await answerer.answer(request)
-        except Exception:
-            self._wait_for_others = True
-            raise
+        finally:
+            for waiting in self._under_way.pop(request.request_id):
+                if not waiting.done():
+                    waiting.set_result(None)
 
     def _answerer(self, request: Work, kind: str, judge: Answerer | None) -> Answerer:
         if self._start_engine is None:
@@ -244,29 +249,13 @@ class WorkQueue:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        """End whoever answers and close the journals.
-
-        Where a server was given up, what it is still working on is waited for and kept; an interruption waits for
-        nothing.
-        """
+        """End whoever answers and close the journals."""
         try:
-            await self._settle()
+            for answerer in (*self._judges.values(), *([self.engine] if self.engine else [])):
+                await answerer.close(at_once=error is not None)
         finally:
-            try:
-                for answerer in (*self._judges.values(), *([self.engine] if self.engine else [])):
-                    await answerer.close(at_once=error is not None)
-            finally:
-                for journal in self._journals.values():
-                    journal.close()
-
-    async def _settle(self) -> None:
-        for slots in self._slots.values():
-            slots.close()
-        tasks = list(self._under_way.values())
-        if not self._wait_for_others:
-            for task in tasks:
-                task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            for journal in self._journals.values():
+                journal.close()
 
 
 class _Slots:
@@ -305,12 +294,6 @@ class _Slots:
             if not future.done():
                 self._free -= 1
                 future.set_result(None)
-
-    def close(self) -> None:
-        """Turn away whoever waits."""
-        for _, _, future in self._waiting:
-            future.cancel()
-        self._waiting.clear()
 
 
 async def gather(asked: Sequence[Awaitable[T]]) -> list[T]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from axolotl_safety.config import GuardConfig
+from axolotl_safety.data.tokenizer import decoder, encoder
 from axolotl_safety.engines.base import Completion, Failure, Request, Sampling, ScoreRequest
 from axolotl_safety.engines.model_files import ModelFiles
 from axolotl_safety.engines.queue import content_id
@@ -40,6 +41,7 @@ class ModelGuard:
         self.fingerprint = files.fingerprint
         self._config = config
         self._tokenizer = files.tokenizer
+        self._encode, self._decode = encoder(files.tokenizer), decoder(files.tokenizer)
         self._render = family.template(files.tokenizer)
         added = {index: str(token) for index, token in files.tokenizer.added_tokens_decoder.items()}
         words = [word for word in added.values() if word.strip()]
@@ -59,9 +61,6 @@ class ModelGuard:
         self._max_positions = min(limits, default=None)
         self._sampling = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=config.max_new_tokens)
         self._tail = self._render("", "")[-_TAIL_CHARS:]
-
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
 
     def _controls(self, ids: Sequence[int]) -> Counter[int]:
         return Counter(index for index in ids if index in self._control_ids)
@@ -158,7 +157,7 @@ class ModelGuard:
         ids = list(answer.token_ids)
         if ids and ids[-1] in self.files.stop_token_ids:
             ids.pop()
-        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self._decode(ids)
 
     def _read(self, answer: Completion | Failure) -> Verdict:
         if isinstance(answer, Failure):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -51,10 +52,15 @@ class Response:
     answer: str
     token_ids: tuple[int, ...]
 
-    @property
+    @cached_property
     def text(self) -> str:
         """Thought and answer in one string, for checks that read both."""
         return f"{self.thinking}\n{self.answer}"
+
+    @cached_property
+    def words(self) -> list[str]:
+        """Of that text, in lower case."""
+        return words(self.text)
 
 
 def words(text: str) -> list[str]:
@@ -77,7 +83,7 @@ def leaks(response: Response, prompt: Prompt) -> bool:
     found = [match.group(0).lower() for pattern in patterns for match in pattern.finditer(response.text)]
     if any(text not in response.prompt.lower() for text in found):
         return True
-    asked, said = words(response.prompt), words(response.text)
+    asked, said = words(response.prompt), response.words
     for literal in map(words, prompt.literals):
         size = min(_LEAK_WORDS, len(literal))
         if size >= _LEAST_LEAK_WORDS and ngrams(said, size) & (ngrams(literal, size) - ngrams(asked, size)):
@@ -102,7 +108,7 @@ def loops(token_ids: Sequence[int]) -> bool:
 
 def copies(response: Response, thought: str, answer: str) -> bool:
     """Whether the response is the reference again (word trigrams, Jaccard >= 0.9): then nothing was refined."""
-    own, foreign = words(response.text), words(f"{thought}\n{answer}")
+    own, foreign = response.words, words(f"{thought}\n{answer}")
     if len(own) < 3 or len(foreign) < 3:
         return own == foreign
     own_grams, foreign_grams = ngrams(own, 3), ngrams(foreign, 3)

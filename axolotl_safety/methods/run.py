@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from axolotl_safety.data.types import Outcome, Task
 from axolotl_safety.engines.progress import Progress
 from axolotl_safety.engines.queue import WorkQueue
 from axolotl_safety.util.errors import StageError
+from axolotl_safety.util.terminal import PlainError
 
 from .auto_prompt import best_prompt
 from .base import Method, MethodContext, may_answer, method_named
@@ -76,30 +77,29 @@ async def bounded(
     """The results of some work on every item, in their order; so many items are under way at once.
 
     Raises:
-        Exception: the first that some work raised; the others are cancelled.
+        Exception: the first that some work raised. If it is one of ours (a server does not answer any more), the
+            others come to the end of what they are asking, so that it is kept; else they are cancelled.
     """
     places = list(items)
     results: list[Any] = [None] * len(places)
-    waiting = iter(enumerate(places))
+    waiting = deque(enumerate(places))
 
     async def one_after_the_other() -> None:
-        for place, item in waiting:
+        while waiting:
+            place, item = waiting.popleft()
             results[place] = await work(item)
             await asyncio.sleep(0)  # what the journal answers at once would leave no moment for an interruption
 
+    tasks = [asyncio.create_task(one_after_the_other()) for _ in range(min(at_once, len(places)))]
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(at_once, len(places))):
-                group.create_task(one_after_the_other())
-    except BaseExceptionGroup as errors:
-        raise _first(errors) from None
+        await asyncio.gather(*tasks)
+    except BaseException as error:
+        waiting.clear()
+        for task in tasks if not isinstance(error, PlainError) else ():
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
     return results
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _first_things_first(method: Method, task: Task) -> tuple[bool, int]:
