@@ -65,8 +65,12 @@ def test_it_carries_the_package_and_nothing_else(wheel, package):
     assert f"{info}/licenses/LICENSE" in names and wheel.stat().st_size < 5_000_000
 
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "axolotl_safety").rglob("*.py")}
-    data = {str(path.relative_to(ROOT)) for path in (ROOT / "axolotl_safety" / "report" / "templates").iterdir()}
-    data |= {f"axolotl_safety/lab/{path}" for path in lab_files()} | {"axolotl_safety/guards/refusal_weights.json"}
+    data = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "axolotl_safety" / "commands" / "report" / "templates").iterdir()
+    }
+    data |= {f"axolotl_safety/commands/lab/{path}" for path in lab_files()}
+    data |= {f"axolotl_safety/data/refusal/{name}" for name in ("refusal_weights.json", "acts.txt", "words.txt")}
     assert code | data == {name for name in names if not name.startswith(info)}
     assert {"yaml/lab_dgr.yml", "examples/lab/model/model.safetensors"} <= {str(path) for path in lab_files()}
 

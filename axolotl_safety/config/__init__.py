@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from .base import Strict
+from .base import SamplingConfig, Strict
 from .engine import EngineConfig
 from .evaluation import EvalConfig
 from .guard import GuardConfig
@@ -35,15 +35,6 @@ AUTO = "auto"  # in the place of a prompt's name: probe the named ones and take 
 def types() -> tuple[str, ...]:
     """Every ``type:`` of this plugin that makes a training set."""
     return tuple(PREFIX + name for name in METHODS)
-
-
-class SamplingConfig(Strict):
-    """How completions are drawn; an unset value is inherited (method block, then ``safety.sampling``, then default)."""
-
-    temperature: float | None = Field(None, ge=0, le=5, description="0 is greedy; default 0.6")
-    top_p: float | None = Field(None, gt=0, le=1, description="nucleus mass kept; default 0.95")
-    top_k: int | None = Field(None, ge=0, description="tokens kept, 0 keeps all; default 20 for Qwen3, else 0")
-    max_new_tokens: int | None = Field(None, ge=1, description="completion length limit in tokens; default 4096")
 
 
 class DGRConfig(Strict):

@@ -1,14 +1,13 @@
-"""What every section shares: unknown keys are refused with the one that was meant, and keys to servers stay out."""
+"""Models that every section builds on: unknown keys are refused with the one that was meant, secrets stay out."""
 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from axolotl_safety.util.errors import did_you_mean
-
-from .secrets import HIDDEN, hide_credentials, hide_key
 
 
 class Strict(BaseModel):
@@ -36,6 +35,48 @@ class Strict(BaseModel):
         return {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
 
 
+class SamplingConfig(Strict):
+    """How completions are drawn; an unset value is inherited (method block, then ``safety.sampling``, then default)."""
+
+    temperature: float | None = Field(None, ge=0, le=5, description="0 is greedy; default 0.6")
+    top_p: float | None = Field(None, gt=0, le=1, description="nucleus mass kept; default 0.95")
+    top_k: int | None = Field(None, ge=0, description="tokens kept, 0 keeps all; default 20 for Qwen3, else 0")
+    max_new_tokens: int | None = Field(None, ge=1, description="completion length limit in tokens; default 4096")
+
+
+HIDDEN = "(not shown)"
+_LONGEST_NAME = 64
+
+
+def _may_be_key(value: str) -> bool:
+    """Anything that is no name of a variable, or looks drawn at random: small letters and digits, or no word at all."""
+    digits = any(letter.isdigit() for letter in value)
+    small = any(letter.islower() for letter in value)
+    return (
+        not (value.isascii() and value.isidentifier())
+        or (digits and small)
+        or (digits and "_" not in value and len(value) >= 16)
+        or len(value) > _LONGEST_NAME
+    )
+
+
+def _hide_key(value: Any) -> Any:
+    """What stands where the name of an environment variable belongs, or `HIDDEN` if it may be a key."""
+    return HIDDEN if isinstance(value, str) and _may_be_key(value) else value
+
+
+def _hide_credentials(value: Any) -> Any:
+    """A plain http address as it is, `HIDDEN` for one with a user, a password or a query, or for no address."""
+    if not isinstance(value, str):
+        return value
+    try:
+        parts = urlsplit(value)
+        plain = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return HIDDEN
+    return value if plain and "@" not in parts.netloc and not parts.query and not parts.fragment else HIDDEN
+
+
 class Endpoint(Strict):
     """An OpenAI-compatible server, for who asks one."""
 
@@ -46,7 +87,7 @@ class Endpoint(Strict):
     @classmethod
     def _keep_secrets_out_of_messages(cls, data: Any) -> Any:
         # Before the fields are looked at, because a message about a field quotes what it was given.
-        hidden = {"api_key_env": hide_key, "base_url": hide_credentials}
+        hidden = {"api_key_env": _hide_key, "base_url": _hide_credentials}
         if not isinstance(data, dict):
             return data
         return {key: hidden[key](value) if key in hidden else value for key, value in data.items()}

@@ -1,4 +1,4 @@
-"""``safety.engine``: where completions come from."""
+"""``safety.engine``: the source of completions."""
 
 from __future__ import annotations
 

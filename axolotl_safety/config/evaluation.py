@@ -1,4 +1,4 @@
-"""``safety.eval``: what ``axolotl safety-eval`` asks the base and the tuned model."""
+"""``safety.eval``: the sets that ``axolotl safety-eval`` asks the base and the tuned model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from .base import Strict
+from .base import SamplingConfig, Strict
 
 Axis = Literal["harm", "over_refusal", "reasoning"]
 AXES: tuple[Axis, ...] = ("harm", "over_refusal", "reasoning")
@@ -56,12 +56,9 @@ class EvalSetConfig(Strict):
         return self
 
 
-class EvalSamplingConfig(Strict):
+class EvalSamplingConfig(SamplingConfig):
     """How completions are drawn. Nothing is inherited from the data stage; unset values are the model family's."""
 
-    temperature: float | None = Field(None, ge=0, le=5, description="0 is greedy; default 0.6")
-    top_p: float | None = Field(None, gt=0, le=1, description="nucleus mass kept; default 0.95")
-    top_k: int | None = Field(None, ge=0, description="tokens kept, 0 keeps all; default 20 for Qwen3, else 0")
     max_new_tokens: int = Field(8192, ge=1, description="completion length limit in tokens, within the model's window")
 
 

@@ -1,4 +1,4 @@
-"""What ``rl: grpo`` cannot be combined with, seen in the raw YAML."""
+"""Checks of the raw YAML against ``rl: grpo``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TRAINERS = ("grpo", "gdpo")  # Axolotl runs both by the same trainer
 REWARDS = tuple(f"{PREFIX}rewards.{name}" for name in ("correct", "guard_safe", "refusal", "think_format"))
 
 
-def refuse_with_rl(cfg: Any, safety: SafetyConfig) -> None:
+def check_rl(cfg: Any, safety: SafetyConfig) -> None:
     """Refuse types of ours under the wrong trainer, rewards that do not exist, and options that would do nothing.
 
     Raises:
@@ -46,10 +46,10 @@ def refuse_with_rl(cfg: Any, safety: SafetyConfig) -> None:
                     f"datasets: {path!r}: safety.max_rows belongs to the data stage, which does not run under rl: "
                     f"{rl}. Take a part of the dataset by its split: split: train[:4000]."
                 )
-    _refuse_rewards(cfg, ours, rl)
+    _check_reward_names(cfg, ours, rl)
 
 
-def _refuse_rewards(cfg: Any, ours: bool, rl: Any) -> None:
+def _check_reward_names(cfg: Any, ours: bool, rl: Any) -> None:
     names = [str(name) for name in (cfg.get("trl") or {}).get("reward_funcs") or []]
     for name in names:
         if name not in REWARDS and (nearest(name, REWARDS, 0.85) or name.startswith(PREFIX)):

@@ -1,4 +1,4 @@
-"""What does not go with ``safety.kl``, seen in the raw YAML before anything is loaded."""
+"""Checks of the raw YAML against ``safety.kl``, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _REFUSED = {
 _PARALLEL = ("context_parallel_size", "sequence_parallel_degree", "tensor_parallel_size", "expert_parallel_size")
 
 
-def refuse_with_kl(cfg: Any, kl: KLConfig, ours: bool) -> None:
+def check_kl(cfg: Any, kl: KLConfig, ours: bool) -> None:
     """Refuse keys that cannot go with the KL.
 
     Raises:
@@ -53,10 +53,10 @@ def refuse_with_kl(cfg: Any, kl: KLConfig, ours: bool) -> None:
             raise ConfigError(f"safety.kl does not work with {key}: {cfg.get(key)!r}. {_SHARDED}")
     if _zero_stage(cfg.get("deepspeed")) == 3:
         raise ConfigError(f"safety.kl does not work with DeepSpeed ZeRO-3 ({cfg.get('deepspeed')!r}). {_SHARDED}")
-    _refuse_reference(cfg, kl)
+    _check_reference(cfg, kl)
 
 
-def _refuse_reference(cfg: Any, kl: KLConfig) -> None:
+def _check_reference(cfg: Any, kl: KLConfig) -> None:
     adapter = cfg.get("adapter")
     if kl.reference == "adapter" and not adapter:
         raise ConfigError(

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from axolotl_safety.util.errors import ConfigError
 
 from . import PREFIX, SECTION, DatasetOptions, SafetyConfig, types
-from .grpo_conflicts import GRPO_TYPE, refuse_with_rl
-from .kl_conflicts import refuse_with_kl
+from .grpo_conflicts import GRPO_TYPE, check_rl
+from .kl_conflicts import check_kl
 from .work_dir import LATEST
 
 _OWN_KEYS = frozenset(SafetyConfig.model_fields) - {"seed", "max_rows", "sampling"}
@@ -29,8 +29,8 @@ def prepare_config(cfg: Any) -> None:
     Raises:
         ConfigError: naming the key and the way out.
     """
-    _refuse_misspelt_section(cfg)
-    _refuse_misplaced(cfg)
+    _check_section_name(cfg)
+    _check_places(cfg)
     raw = cfg.get(SECTION)
     raw = raw.to_dict() if hasattr(raw, "to_dict") else raw or {}
     if not isinstance(raw, dict):
@@ -43,14 +43,14 @@ def prepare_config(cfg: Any) -> None:
     except ValidationError as error:
         raise ConfigError(_readable(error)) from None
     if checked.kl is not None:
-        refuse_with_kl(cfg, checked.kl, any(_is_ours(entry) for entry in cfg.get("datasets") or []))
-    refuse_with_rl(cfg, checked)
+        check_kl(cfg, checked.kl, any(_is_ours(entry) for entry in cfg.get("datasets") or []))
+    check_rl(cfg, checked)
     raw = {**raw, "work_dir": str(Path(checked.work_dir).expanduser().absolute())}
     cfg[SECTION] = raw
     _stamp_cache_key(cfg, raw)
 
 
-def _refuse_misspelt_section(cfg: Any) -> None:
+def _check_section_name(cfg: Any) -> None:
     from axolotl.utils.schemas.config import AxolotlInputConfig
 
     known = set(AxolotlInputConfig.model_fields) | {SECTION}
@@ -90,7 +90,7 @@ def _is_ours(entry: Any) -> bool:
     return str(_get(entry, "type") or "").startswith(PREFIX)
 
 
-def _refuse_misplaced(cfg: Any) -> None:
+def _check_places(cfg: Any) -> None:
     """Types of ours where they cannot work, types that are nearly ours, and options beside ``type`` instead of in
     ``safety:``; Axolotl would notice the first two only after the data stage, and the last never."""
     for key in ("test_datasets", "pretraining_dataset"):

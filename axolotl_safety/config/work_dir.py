@@ -1,4 +1,4 @@
-"""What stands where in ``safety.work_dir``."""
+"""Names of files in ``safety.work_dir``."""
 
 LATEST = "datasets/latest.json"  # in work_dir: which hashes the last finished stage wrote
 

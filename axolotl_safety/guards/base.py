@@ -1,4 +1,4 @@
-"""What a guard is shown and what it says."""
+"""Verdicts of guards, responses put before them, and families of guard models."""
 
 from __future__ import annotations
 

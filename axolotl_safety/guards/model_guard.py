@@ -71,18 +71,12 @@ class ModelGuard:
         One per segment, never cut short. What does not fit is not judged or, with ``overlong: windows``, judged in
         overlapping windows of the thought and of the answer, all of which must be safe.
         """
-        made = self._whole(item) if self._config.segment == "whole" else TOO_LONG
-        requests = [made] if not isinstance(made, str) else made
-        if made == TOO_LONG and (self._config.segment == "both" or self._config.overlong == "windows"):
-            requests = self._apart(item)
-        return requests
-
-    def _whole(self, item: GuardInput) -> Request | str:
-        prompt, thinking, answer = (self._neutral(part) for part in (item.prompt, item.thinking, item.answer))
-        text = _MARKERS.format(thinking, answer) if thinking else answer
-        return self._request(prompt, text, marked=bool(thinking))
-
-    def _apart(self, item: GuardInput) -> list[Request] | str:
+        if self._config.segment == "whole":
+            prompt, thinking, answer = map(self._neutral, (item.prompt, item.thinking, item.answer))
+            text = _MARKERS.format(thinking, answer) if thinking else answer
+            made = self._request(prompt, text, marked=bool(thinking))
+            if made != TOO_LONG or self._config.overlong != "windows":
+                return made if isinstance(made, str) else [made]
         requests: list[Request] = []
         for part in (item.thinking, item.answer):
             made = self._part(item.prompt, part) if part else []

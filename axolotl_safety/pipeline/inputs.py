@@ -14,8 +14,8 @@ from typing import Any
 
 from axolotl_safety.config import SafetyConfig, SamplingConfig
 from axolotl_safety.config.section import our_entries
+from axolotl_safety.data.chat_template import check_round_trip
 from axolotl_safety.data.entries import Entry, read_entry
-from axolotl_safety.data.round_trip import check_round_trip
 from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.engines.base import ModelSpec, Sampling
 from axolotl_safety.engines.choose import choose_backend

@@ -6,7 +6,7 @@ import pytest
 from support import tiny
 
 from axolotl_safety.config import ThinkConfig
-from axolotl_safety.data.round_trip import check_round_trip
+from axolotl_safety.data.chat_template import check_round_trip
 from axolotl_safety.data.tokenizer import TargetTokenizer, split_response
 from axolotl_safety.util.errors import ModelError
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from support.engines import ragged_prompts, tiny_model
 
-from decode import ContinuousDecoder  # isort: skip
-from decode_static import StaticDecoder
+from decode import ContinuousDecoder, StaticDecoder  # isort: skip
 from items import GenerateItem
 from loading import inspect_model
 

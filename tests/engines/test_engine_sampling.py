@@ -6,7 +6,7 @@ import torch
 from support.engines import WORKER  # noqa: F401  (puts the worker on the path)
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from draws import draw_key  # isort: skip
+from items import draw_key  # isort: skip
 from items import GenerateItem  # isort: skip
 from sampling import Warp, cutoff, invert, sample, uniforms
 

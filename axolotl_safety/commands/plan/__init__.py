@@ -1,1 +1,1 @@
-"""What a run would take, before it starts: requests, tokens, memory, time. Arithmetic; no model is loaded."""
+"""The plan of a run before it starts: requests, tokens, memory, time. Arithmetic; no model is loaded."""

@@ -1,4 +1,4 @@
-"""Graphics cards: what a plan needs to know of them, and which ones this machine has."""
+"""Graphics cards: their figures, by name or as this machine reports them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands against a run, what may, and what would help: each with its figures and the way out."""
+"""Problems of a run, and warnings: each with its figures and the way out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run needs besides a card: disk, memory, access to models, versions."""
+"""Needs of a run besides a card: disk, access to models, versions."""
 
 from __future__ import annotations
 

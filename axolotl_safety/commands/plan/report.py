@@ -177,17 +177,10 @@ def show_trial(console: Console, trial: Trial) -> None:
 
 def trial_json(trial: Trial) -> dict[str, Any]:
     """Plain values; the text as the model wrote it, which JSON escapes."""
-    rows = [
-        {
-            key: value
-            for key, value in asdict(outcome).items()
-            if key in ("row_id", "source", "prompt", "label", "status", "reason", "thinking", "answer", "verdict")
-        }
-        | {"candidate_reasons": list(outcome.candidate_reasons)}
-        for outcome in trial.outcomes
-    ]
+    keys = ("row_id", "source", "prompt", "label", "status", "reason", "thinking", "answer", "verdict")
+    keys += ("candidate_reasons",)
     return {
-        "rows": rows,
+        "rows": [{key: getattr(outcome, key) for key in keys} for outcome in trial.outcomes],
         "made": trial.made,
         "tokens_per_second": trial.rate,
         "seconds": trial.seconds,

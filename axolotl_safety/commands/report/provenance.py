@@ -1,4 +1,4 @@
-"""What stands at the top of the report, and at its end: the run in four figures, and everything that decided it."""
+"""Top and end of the report: the run in four figures, and everything that decided it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report is made of: the dataset folders of the last finished stage, the engine's runs, the evaluations."""
+"""Reads the dataset folders of the last finished stage, the engine's runs and the evaluation for the report."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Whether an answer refuses: a linear detector that needs no model."""
+"""A linear detector of refusals that needs no model."""

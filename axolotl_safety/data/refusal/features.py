@@ -1,4 +1,4 @@
-"""What the refusal detector looks at: speech acts by where they stand, and word patterns without their topic.
+"""Features of the refusal detector: speech acts by where they stand, and word patterns without their topic.
 
 Topics are left out on purpose. The labelled answers behind the weights share their prompts, so a word such as "bomb"
 would tell the prompt and with it the label; on other prompts that is worth nothing. Only a closed list of function
@@ -7,51 +7,22 @@ words and of words of refusing, moralising, helping and explaining is seen; ever
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterator
+from importlib import resources
 from itertools import pairwise
-
-from .acts import CUES, PATTERNS
 
 _READ = 6000  # characters read of an answer: whether it refuses stands in its beginning
 _TOKENS = 160
 _OPENING_TOKENS = 40
 _OPENING_SENTENCES = 2
 
-_VOCABULARY = frozenset(
-    """a able about above acceptable according advice advise advised again against ai alert all allowed also "
-    "alternative alternatives always am an and another answer any anything apologise apologize apology
-    appropriate are as ask asked asking assist assistance assistant at authorities available avoid aware based
-    be because been before being believe best better but by can can't cannot careful certainly clarify clear
-    comfortable common commonly comply concern concerns condemn condone consent consequences consider considered
-    context correct could couldn't course crisis crucial decline deserve deserves designed despite dignity
-    directly discuss do does doesn't don't done each either else emphasize encourage encouraged encouraging
-    endorse engage engaging ensure essential ethical even ever every everyone example explain factors fair
-    fairness feel feeling few fiction fictional figuratively find first focus focusing follow following for
-    found friend from fulfill further generally get give given glad go goes going guidance guide guidelines had
-    happy harm harmful has have he health hear help helpful her here here's his hotline how however human
-    hurtful i i'd i'll i'm i've if illegal immediately immoral impact important in inappropriate include
-    includes including inclusive individual individuals information inherent inherently insensitive instead
-    instructions intended into involves is isn't it it's its just justified keep kind know known language law
-    laws lawful lead legal let let's life like likely line local make making many may me mean meaning meant
-    mental method methods might model moral morally more most must my name necessary need needs negative never
-    no none nor not note nothing now of off offensive offer on once one only open or order other others our out
-    over part participate people permitted person personal please point policies policy positive possible
-    potential potentially principles prioritize privacy private probably process professional programmed
-    programming prohibited promote promoting proper provide provided provides providing publicly purpose
-    purposes questions question rather reach real reason reasons recognize recommend recommended refer referring
-    refers refrain refuse refusing regarding regardless remember remind request requests resort resource
-    resources respect respectful respecting responsible right rights safe safely safety say saying scenario seek
-    seeking seriously serious several severe share she should shouldn't similar simply so society solution
-    solutions some someone something sorry sounds specific speak standards start step steps stop such suggest
-    suggestions suggesting support supporting sure talk task tell term terms than thank that that's the their
-    them themselves then there there's these they they're things this those through time tips to today together
-    topic topics towards treat treated trouble true trusted try trying types typically unable unacceptable under
-    understand understanding unethical unfortunately unlawful unless until up upon urge us use used using
-    usually valid value variety various very violate violates violation wait want was way ways we well were what
-    when where whether which while who why will wish with within without won't wonder would wouldn't write
-    writing wrong yes you you'd you're yourself your""".split()
+# Without any of these no text is a refusal, whatever the weights say of it: arithmetic, code, other languages.
+_CUES = frozenset(
+    "unable decline unfit sorry sympathy as_ai condone not_good is_bad untrue no_reason should_not not_x stress "
+    "aid_line moral law consent".split()
 )
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|[.!?:\n]")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -60,6 +31,26 @@ _STEPS = re.compile(r"^[ \t]*(?:\d{1,3}[.)]|[-•])[ \t]+\S|```|^[ \t]*step \d",
 _CAP = 3
 _GRAM = 0.7  # below 1, the penalty of the fit weighs a word pattern more heavily than a speech act
 _EMPTY = frozenset("<._:")
+
+
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _patterns() -> dict[str, re.Pattern[str]]:
+    """The speech acts by name; ``acts.txt`` says how they are written."""
+    found: dict[str, str] = {}
+    for line in _read("acts.txt").splitlines():
+        if line and not line.startswith("#"):
+            name, _, pattern = line.partition(" ")
+            found[name] = re.sub(r"\(\?&(\w+)\)", lambda part: found[part[1]], pattern)
+    return {name: re.compile(pattern, re.M) for name, pattern in found.items() if name.islower()}
+
+
+@functools.cache
+def _vocabulary() -> frozenset[str]:
+    return frozenset(_read("words.txt").split())
 
 
 def normalise(text: str) -> str:
@@ -84,14 +75,14 @@ def features(text: str) -> dict[str, float]:
     rest = "\n".join(sentences[_OPENING_SENTENCES:])[:900]
     found: dict[str, float] = {}
     cue = False
-    for name, pattern in PATTERNS.items():
+    for name, pattern in _patterns().items():
         first, later = len(pattern.findall(opening)), len(pattern.findall(rest))
         if first:
             found[f"opening:{name}"] = min(first, 2)
         if later:
             found[f"rest:{name}"] = min(later, _CAP)
         if first or later:
-            cue = cue or name in CUES
+            cue = cue or name in _CUES
             found[f"any:{name}"] = 1.0
     if not cue:
         return {}
@@ -131,9 +122,9 @@ def _joint(found: dict[str, float]) -> Iterator[str]:
 
 
 def _ngrams(plain: str) -> dict[str, float]:
-    words = []
+    words, known = [], _vocabulary()
     for word in _WORD.findall(plain):
-        word = "0" if word[0].isdigit() else word if word in _VOCABULARY or not word[0].isalpha() else "_"
+        word = "0" if word[0].isdigit() else word if word in known or not word[0].isalpha() else "_"
         if word == "_" and words and words[-1] == "_":
             continue
         words.append("." if word in "!?\n" else word)

@@ -1,1 +1,1 @@
-"""GPUs: what is there, what models take of it, what is given back."""
+"""GPUs: their memory, its shares, and its return."""

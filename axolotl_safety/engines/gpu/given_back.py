@@ -1,4 +1,4 @@
-"""Whether the engine gave the GPUs' memory back: training must not find it taken.
+"""Checks that the engine gave the GPUs' memory back: training must not find it taken.
 
 An engine in the trainer's process keeps memory that no call frees (vLLM issues 1908, 16543, 23793). Ours lives in
 processes that end; this module looks at what the driver says about it.

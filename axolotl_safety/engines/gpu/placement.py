@@ -1,4 +1,4 @@
-"""How many lanes the engine has, and on which GPUs."""
+"""The engine's lanes, and their GPUs."""
 
 from __future__ import annotations
 

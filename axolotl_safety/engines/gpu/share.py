@@ -1,4 +1,4 @@
-"""How the models of one engine share a card's memory: beside each other, or one at a time. Arithmetic alone.
+"""Shares of a card's memory for the models of one engine: beside each other, or one at a time. Arithmetic alone.
 
 vLLM takes a fixed share of the card for each model at its start: weights, what one step needs, and the rest for keys
 and values. Two models that start with its default share do not fit one card.

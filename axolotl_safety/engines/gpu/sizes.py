@@ -1,4 +1,4 @@
-"""How large a model is: parameters, bytes of weights and of cached keys and values. Arithmetic; reads no weights."""
+"""Sizes of models: parameters, bytes of weights and of cached keys and values. Arithmetic; reads no weights."""
 
 from __future__ import annotations
 

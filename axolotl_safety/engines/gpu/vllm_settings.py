@@ -1,4 +1,4 @@
-"""What the vLLM worker is told beside the protocol: its options, and each model's memory."""
+"""Settings of the vLLM worker: its options, and each model's memory."""
 
 from __future__ import annotations
 

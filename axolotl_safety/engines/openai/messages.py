@@ -12,7 +12,7 @@ from typing import Any
 
 from axolotl_safety.engines.base import Completion, Failure, Request, Score, ScoreRequest
 from axolotl_safety.engines.http.replies import Malformed, Passing
-from axolotl_safety.engines.worker.draws import draw_key
+from axolotl_safety.engines.worker.items import draw_key
 
 _SEED_BITS = 63  # what a signed 64-bit field holds
 _PLAIN = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}

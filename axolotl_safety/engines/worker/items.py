@@ -1,19 +1,26 @@
-"""What a backend works on, and what a model can take. Plain values: this folder runs under any interpreter."""
+"""Work for a backend, its limits, and the key of its draws; plain values, for the parent process too."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
-class GenerateItem:
-    """One completion to draw. ``number`` is the client's number for it, ``request_id`` seeds the draw."""
+class _Asked:
+    """``number`` is the client's number for it, ``request_id`` seeds the draw."""
 
     number: int
     request_id: str
     model: str
     prompt: list[int]
+
+
+@dataclass(frozen=True)
+class GenerateItem(_Asked):
+    """One completion to draw."""
+
     temperature: float
     top_p: float
     top_k: int
@@ -23,13 +30,9 @@ class GenerateItem:
 
 
 @dataclass(frozen=True)
-class ScoreItem:
+class ScoreItem(_Asked):
     """One response to score under a prompt, at ``temperature``."""
 
-    number: int
-    request_id: str
-    model: str
-    prompt: list[int]
     response: list[int]
     temperature: float = 1.0
 
@@ -85,6 +88,11 @@ def refusal(item: Item, vocabulary: int, max_positions: int | None) -> str | Non
     if max_positions is not None and total > max_positions:
         return f"The request can come to {total} tokens, the model's positions end at {max_positions}; shorten it."
     return None
+
+
+def draw_key(seed: int, request_id: str) -> int:
+    """The 64 bits that decide all draws of a request."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}|{request_id}".encode(), digest_size=8).digest(), "little")
 
 
 def failure(item: Item, message: str) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from draws import draw_key
-from items import GenerateItem, ScoreItem, failure
+from items import GenerateItem, ScoreItem, draw_key, failure
 from loading import Loaded
 from torch import Tensor
 from transformers.cache_utils import Cache

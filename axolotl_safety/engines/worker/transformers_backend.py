@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from decode import ContinuousDecoder, Decoder
-from decode_static import StaticDecoder
+from decode import ContinuousDecoder, Decoder, StaticDecoder
 from items import GenerateItem, Item, failure, refusal
 from loading import Loaded, load
 from protocol import LoadError

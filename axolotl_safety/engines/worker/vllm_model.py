@@ -7,8 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from draws import draw_key
-from items import GenerateItem, Item, ScoreItem, failure, refusal
+from items import GenerateItem, Item, ScoreItem, draw_key, failure, refusal
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 

@@ -1,4 +1,4 @@
-"""What vLLM is told: environment variables before it is imported, arguments for each model."""
+"""Options of vLLM: environment variables before it is imported, arguments for each model."""
 
 from __future__ import annotations
 

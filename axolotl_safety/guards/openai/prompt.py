@@ -1,4 +1,4 @@
-"""What a general chat model is asked when it serves as the judge, and how its JSON answer is read. Both are ours."""
+"""The question to a general chat model that serves as the judge, and the reading of its JSON answer. Both are ours."""
 
 from __future__ import annotations
 

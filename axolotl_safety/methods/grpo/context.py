@@ -1,4 +1,4 @@
-"""What the reward functions need of the run that calls them: tokenizer, think markers, guards.
+"""The run as its reward functions see it: tokenizer, think markers, guards.
 
 TRL hands a reward function the batch and nothing of the YAML. Axolotl keeps the validated config in its plugin
 manager, one per process; it is read there, so that a cached dataset cannot name an old guard.

@@ -1,4 +1,4 @@
-"""What the KL trainer needs of a model: its last hidden states, its output head, and proof that they fit."""
+"""Parts of a model for the KL trainer: its last hidden states, its output head, and proof that they fit."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def adapter_off(model: Any) -> Iterator[None]:
             parameter.requires_grad_(False)
 
 
-def refuse_unfaithful_adapter(model: nn.Module) -> None:
+def check_adapter(model: nn.Module) -> None:
     """Refuse adapters whose model without them is not the model that training starts from.
 
     Raises:

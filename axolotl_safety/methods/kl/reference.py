@@ -1,4 +1,4 @@
-"""Where the frozen model's predictions come from: the adapter switched off, a frozen copy, or a stored table."""
+"""Sources of the frozen model's predictions: the adapter switched off, a frozen copy, or a stored table."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .loss import forward_kl, forward_kl_top_k, top_k_logprobs
 from .model import (
     adapter_off,
     causal_model,
+    check_adapter,
     check_logits,
     evaluating,
     find_heads,
     hidden_states,
     is_peft,
-    refuse_unfaithful_adapter,
 )
 from .top_k import TopKTable
 
@@ -48,7 +48,7 @@ class FrozenModel:
         if self.name == "adapter":
             if not is_peft(model):
                 raise ConfigError("safety.kl.reference: adapter, but there is no adapter; set auto, copy or top_k.")
-            refuse_unfaithful_adapter(model)
+            check_adapter(model)
 
     def look(self, policy: nn.Module, inputs: dict[str, Tensor], benign_BT: Tensor, index_BT: Any) -> Divergence:
         """One pass over the batch rows that hold benign tokens: no gradient, no dropout, no checkpointing.

@@ -50,7 +50,7 @@ class ForwardKLLoss(Trainer):
             ConfigError: the trainer's arguments do not go with the loss.
             ModelError: the model or its adapter does not.
         """
-        self._refuse_arguments()
+        self._check_arguments()
         inner = causal_model(self.model)
         if "logits_to_keep" not in inspect.signature(inner.forward).parameters:
             raise ConfigError(
@@ -77,7 +77,7 @@ class ForwardKLLoss(Trainer):
         name = self._reference.name if self._reference else f"top_k ({self.settings.k})"
         LOG.info("KL on benign tokens: %s, weight %g, reference: %s", self.settings.mode, self.settings.weight, name)
 
-    def _refuse_arguments(self) -> None:
+    def _check_arguments(self) -> None:
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
         faults = {
             "several GPUs in one process (DataParallel)": self.args.n_gpu > 1,
