@@ -15,7 +15,7 @@ RANK = textwrap.dedent(
     """
     import json, os, sys, time
     from pathlib import Path
-    from axolotl_safety.ranks import once
+    from axolotl_safety.pipeline.ranks import once
     work_dir = Path(sys.argv[1])
     def work():
         with open(work_dir / "started", "a") as file:
