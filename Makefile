@@ -48,9 +48,7 @@ $(VLLM_STAMP): tests/with_vllm/requirements.txt | $(STAMP)
 	  || $(VLLM)/bin/pip install -q --no-deps --require-hashes -r tests/with_vllm/requirements.txt
 	touch $@
 
-test: install $(WITH_VLLM)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: lint $(WITH_VLLM)
 	$(USE_VLLM) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-vllm: install $(VLLM_STAMP)
@@ -85,6 +83,7 @@ docs: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports importlinter.ini --no-cache
 
 format: install
 	$(BIN)/ruff check --fix .

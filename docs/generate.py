@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this tree's package, whatever is installed
 
-from axolotl_safety.config import AUTO, TYPES, DatasetOptions, SafetyConfig
+from axolotl_safety.config import AUTO, DatasetOptions, SafetyConfig
+from axolotl_safety.config import types as own_types
 from axolotl_safety.config.grpo_conflicts import GRPO_TYPE, REWARDS
 from axolotl_safety.config.guard import family_words
 from axolotl_safety.config.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
@@ -167,7 +168,7 @@ def render() -> str:
             shown[below] = f"safety.{path}"
             lines += _section(below, f"safety.{path}", get_origin(field.annotation) is tuple)
     lines += ["## A dataset entry", "", "| `type` | what becomes of a row |", "|---|---|"]
-    lines += [f"| `{name}` | {_TYPE_NOTES[name]} |" for name in (*TYPES, GRPO_TYPE)]
+    lines += [f"| `{name}` | {_TYPE_NOTES[name]} |" for name in (*own_types(), GRPO_TYPE)]
     lines += ["", "Its columns say how it is read; the first line whose columns are all there is taken:", ""]
     lines += ["| read as | columns |", "|---|---|"]
     lines += [f"| {one.name} | {', '.join(f'`{column}`' for column in sorted(one.columns))} |" for one in ADAPTERS]

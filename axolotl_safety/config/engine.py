@@ -6,9 +6,17 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from axolotl_safety.util.errors import did_you_mean
+
 from .base import Endpoint
 
-Backend = Literal["auto", "vllm", "transformers", "openai", "ray"]
+# What stands behind ``engine.backend``, by name; a record is imported when it is needed.
+BACKENDS = {
+    "vllm": "axolotl_safety.engines.local.backends:VLLM",
+    "transformers": "axolotl_safety.engines.local.backends:TRANSFORMERS",
+    "openai": "axolotl_safety.engines.openai.engine:OPENAI",
+    "ray": "axolotl_safety.engines.ray.cluster:RAY",
+}
 
 # Keys that only some backends read. `auto` may become vLLM, `ray` runs vLLM or transformers.
 _BATCHED = ("auto", "transformers", "ray")
@@ -36,7 +44,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
 class EngineConfig(Endpoint):
     """Where completions come from. Keys that Axolotl's own ``vllm:`` section has mean the same here."""
 
-    backend: Backend = Field(
+    backend: str = Field(
         "auto", description="auto: vLLM where there is a GPU and a vLLM here or in engine.python, else transformers"
     )
     python: str | None = Field(None, description="interpreter of another environment that runs the engine")
@@ -70,6 +78,14 @@ class EngineConfig(Endpoint):
     timeout_seconds: float = Field(1800, gt=0, description="openai: longest that one completion may take")
     ray_address: str | None = Field(None, description="ray: a cluster's address, or auto; unset: this machine alone")
     ray_worker: Literal["auto", "vllm", "transformers"] = Field("auto", description="ray: what runs in the actors")
+
+    @field_validator("backend")
+    @classmethod
+    def _backend_is_known(cls, value: str) -> str:
+        if value not in ("auto", *BACKENDS):
+            hint = did_you_mean(value, ("auto", *BACKENDS))
+            raise ValueError(f"no such backend: {hint}Known: auto, {', '.join(BACKENDS)}")
+        return value
 
     @field_validator("replicas")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -204,6 +205,30 @@ class Engine(Protocol):
         Args:
             at_once: kill instead of asking: after an error or an interruption.
         """
+
+
+@dataclass(frozen=True, eq=False)  # a record is itself alone
+class Backend:
+    """A way to run models: what stands behind ``safety.engine.backend``.
+
+    Attributes:
+        name: in the YAML.
+        start: makes an engine; the arguments are `choose.start_engine`'s.
+        resolve: the name of the backend that does the work, this one's but for Ray; raises `ConfigError` where it
+            cannot run here. Given the section, and how to look at an interpreter and for a GPU (see `choose`).
+        local: its models take this machine's memory, so that a plan can count it.
+        paged: it sets memory aside for keys and values when it starts, as vLLM does; else they grow with the rows.
+        any_temperature: it gives log p at any temperature, which ``choice: resample`` weighs by; else at 1 only.
+        adapters: it loads a LoRA adapter beside its base; None where it cannot load another model at all.
+    """
+
+    name: str
+    start: Callable[..., Engine]
+    resolve: Callable[..., str]
+    local: bool = False
+    paged: bool = False
+    any_temperature: bool = False
+    adapters: bool | None = False
 
 
 class EngineError(PlainError, RuntimeError):

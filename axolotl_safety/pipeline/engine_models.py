@@ -9,7 +9,7 @@ from axolotl_safety.config import SafetyConfig
 from axolotl_safety.config.prompts import CUSTOM
 from axolotl_safety.data.entries import Entry
 from axolotl_safety.engines.base import ModelSpec, Sampling
-from axolotl_safety.engines.choose import scores_at_any_temperature
+from axolotl_safety.engines.choose import backend_named
 from axolotl_safety.engines.model_files import ModelFiles
 from axolotl_safety.guards.judge import Guard, ModelGuard
 from axolotl_safety.methods.base import method_named
@@ -27,7 +27,7 @@ def refuse_resampling_without_scores(choice: str, sampling: Mapping[str, Samplin
         ConfigError: this one does not, and the temperature is not 1.
     """
     warm = {method: drawn.temperature for method, drawn in sampling.items() if drawn.temperature != 1.0}
-    if choice == "resample" and warm and not scores_at_any_temperature(backend):
+    if choice == "resample" and warm and not backend_named(backend).any_temperature:
         said = ", ".join(f"{method} {temperature}" for method, temperature in warm.items())
         raise ConfigError(
             f"safety.choice: resample weighs by p / q at the sampling temperature ({said}), and backend {backend} "
@@ -38,7 +38,7 @@ def refuse_resampling_without_scores(choice: str, sampling: Mapping[str, Samplin
 
 def window_of(files: ModelFiles, safety: SafetyConfig, backend: str) -> int | None:
     """Tokens that the target can hold: its own window, or what the user leaves of it in vLLM."""
-    limits = [files.max_positions, safety.engine.max_model_len if backend == "vllm" else None]
+    limits = [files.max_positions, safety.engine.max_model_len]  # which only vLLM reads
     return min((limit for limit in limits if limit is not None), default=None)
 
 

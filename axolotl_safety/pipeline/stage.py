@@ -18,7 +18,7 @@ from axolotl_safety.config import SafetyConfig
 from axolotl_safety.config.section import section
 from axolotl_safety.config.work_dir import LATEST, REPORT
 from axolotl_safety.engines.base import Engine, EngineFigures
-from axolotl_safety.engines.choose import start_engine
+from axolotl_safety.engines.choose import backend_named, start_engine
 from axolotl_safety.engines.gpu.given_back import require_given_back
 from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.queue import WorkQueue
@@ -156,7 +156,9 @@ def provenance(inputs: StageInputs, auto: dict[str, Any], figures: EngineFigures
 def model_record(inputs: StageInputs) -> dict[str, Any]:
     """The target for the manifest. How a server holds its weights is not known."""
     unknown = {"dtype": "unknown (the server's)", "quantization": "unknown (the server's)"}
-    return asdict(inputs.files.spec) | (unknown if inputs.backend == "openai" else {})
+    return asdict(inputs.files.spec) | (
+        {} if inputs.backend == "none" or backend_named(inputs.backend).local else unknown
+    )
 
 
 def _deliver(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_safety.config import SafetyConfig
+from axolotl_safety.engines.choose import backend_named
 from axolotl_safety.engines.model_files import ModelFiles, fingerprint_folder, load_model_files
 from axolotl_safety.pipeline.inputs import load_target
 from axolotl_safety.util.errors import ConfigError
@@ -50,9 +51,10 @@ def contestants(cfg: Any, safety: SafetyConfig, folders: tuple[str, ...], backen
         folders = (str(cfg.output_dir),)
     if not folders:
         LOG.warning("no tuned model: output_dir %r holds none and --model names none; the base alone", cfg.output_dir)
-    if folders and backend == "openai":
+    if folders and backend_named(backend).adapters is None:
         raise ConfigError(
-            "safety-eval: backend openai serves one model and cannot load another. Use backend vllm or transformers."
+            f"safety-eval: backend {backend} serves one model and cannot load another. Use backend vllm or "
+            "transformers."
         )
     for folder in folders:
         made = _tuned(cfg, safety, folder, base, backend, weights)
@@ -113,7 +115,7 @@ def _check_adapter(cfg: Any, path: Path, backend: str) -> None:
     Raises:
         ConfigError: naming the way out.
     """
-    if backend != "transformers":
+    if not backend_named(backend).adapters:
         raise ConfigError(
             f"safety-eval: {str(path)!r} is an adapter, which backend {backend} does not load in this version. Merge "
             "it (axolotl merge-lora) and give the merged folder, or set safety.engine.backend: transformers."

@@ -6,6 +6,7 @@ from typing import Any
 
 import psutil
 
+from axolotl_safety.engines.choose import backend_named
 from axolotl_safety.pipeline.inputs import StageInputs
 
 from . import machine
@@ -28,7 +29,7 @@ def look(cfg: Any, prepared: StageInputs, plan: Plan) -> Findings:
     """Judge a plan."""
     problems: list[str] = []
     warnings: list[str] = []
-    generates = bool(plan.load.requests) and plan.backend not in ("none", "openai")
+    generates = bool(plan.load.requests) and plan.backend != "none" and backend_named(plan.backend).local
     if generates and plan.place.card is not None:
         _engine(prepared, plan, problems, warnings)
     elif generates:

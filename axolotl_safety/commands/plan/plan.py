@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from axolotl_safety.engines.choose import backend_named
 from axolotl_safety.engines.gpu.share import group_sizes
 from axolotl_safety.engines.gpu.sizes import ModelSize, model_size
 from axolotl_safety.engines.gpu.vllm_settings import tensor_parallel_size, weight_dtype
@@ -37,11 +38,12 @@ def make_plan(
     engine, copies = None, 1
     seconds = rate = None
     residents = _residents(prepared, sizes, load, bool(place.cards))
-    if place.card is not None and len(residents) == len(prepared.models) and prepared.backend not in ("none", "openai"):
+    record = None if prepared.backend == "none" else backend_named(prepared.backend)
+    if place.card is not None and len(residents) == len(prepared.models) and record is not None and record.local:
         engine, copies = _engine(prepared, residents, place)
         seats = {seat.name: seat for seat in engine.seats}
         group = combined(place.card, engine.parallel)
-        eager = prepared.backend == "transformers"
+        eager = not record.paged
         models = {resident.name: resident for resident in residents}
         seconds = total_seconds(load.phases, models, seats, group, copies, eager)
         if seconds is not None:
@@ -124,7 +126,7 @@ def _engine(prepared: StageInputs, residents: Sequence[Resident], place: Place) 
     """Memory of one card, and how many copies of the engine run."""
     engine, card, count = prepared.safety.engine, place.card, len(place.cards)
     assert card is not None
-    if prepared.backend == "transformers":
+    if not backend_named(prepared.backend).paged:
         return transformers_memory(residents, card.memory_bytes, engine.batch_size), _copies(engine.replicas, count)
     needs = {resident.name: resident.need for resident in residents}
     try:

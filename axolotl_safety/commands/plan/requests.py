@@ -92,7 +92,7 @@ class DryQueue(WorkQueue):
             self._walk.held[kind] += 1
             if isinstance(held, Completion) and kind == "completion":
                 self._walk.lengths[request.request_id] = len(held.token_ids)
-        return held or Failure(request.request_id, "missing", "")
+        return held or Failure(request.request_id, "lost", "")
 
 
 def take_rows(inputs: StageInputs, count: int) -> StageInputs:

@@ -14,7 +14,7 @@ from typing import Any
 from axolotl_safety.data.sources import select_rows
 from axolotl_safety.data.types import Key, Outcome
 from axolotl_safety.engines.base import Completion, Engine, EngineFigures, Request, Result, Sampling, ScoreRequest
-from axolotl_safety.engines.choose import start_engine
+from axolotl_safety.engines.choose import backend_named, start_engine
 from axolotl_safety.engines.queue import WorkQueue
 from axolotl_safety.methods.base import method_named
 from axolotl_safety.pipeline.inputs import StageInputs
@@ -129,7 +129,7 @@ def left(plan: Plan, measured: Sequence[Phase], seconds: float) -> float | None:
     if plan.seconds is not None and plan.engine is not None and plan.place.card is not None:
         seats = {seat.name: seat for seat in plan.engine.seats}
         card = combined(plan.place.card, plan.engine.parallel)
-        eager = plan.backend == "transformers"
+        eager = not backend_named(plan.backend).paged
         predicted = 0.0
         for one in measured:
             model, seat = plan.residents[one.model], seats[one.model]

@@ -5,11 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from axolotl_safety.config import EngineConfig
-from axolotl_safety.engines.base import EngineFigures, Failure, Request, Result, ScoreRequest
+from axolotl_safety.engines.base import (
+    Backend,
+    Engine,
+    EngineFigures,
+    Failure,
+    ModelSpec,
+    Request,
+    Result,
+    ScoreRequest,
+)
+from axolotl_safety.engines.choose import choose_backend, start_engine
+from axolotl_safety.engines.choose import look_at as look_at_interpreter
 from axolotl_safety.engines.http.flow import Flow, RetryPolicy
 from axolotl_safety.engines.http.replies import REFUSED, fault_of, first_choice
 from axolotl_safety.engines.http.server import Server, api_root
@@ -17,6 +30,7 @@ from axolotl_safety.util.errors import ConfigError
 
 from .check import check_tokenizer, look_at, probe
 from .messages import body_of, read_completion, read_score
+from .routed import RoutedEngine
 
 if TYPE_CHECKING:
     import httpx
@@ -167,3 +181,29 @@ class ServerEngine:
                 f"safety.engine: none of {len(held)} requests fits the server: {held[0].message}. Start it with a "
                 "longer --max-model-len, or lower max_new_tokens or sequence_len."
             )
+
+
+def _start(
+    engine: EngineConfig,
+    backend: str,
+    work_dir: Path,
+    models: Mapping[str, ModelSpec],
+    base_model: str = "",
+    tokenizer: Any = None,
+) -> Engine:
+    """The target's server; what else there is to run (guard models) runs here, as with backend auto."""
+    server = ServerEngine(server_of(engine, base_model or models["target"].path), tokenizer)
+    others = {name: spec for name, spec in models.items() if name != "target"}
+    if not others:
+        return server
+    here = EngineConfig(python=engine.python, batch_size=engine.batch_size, stall_seconds=engine.stall_seconds)
+    return RoutedEngine(server, start_engine(here, choose_backend(here), work_dir, others))
+
+
+def _resolve(engine: EngineConfig, ask: Any, has_gpu: Any) -> str:
+    if engine.python:
+        look_at_interpreter(engine, ask)
+    return "openai"
+
+
+OPENAI = Backend("openai", _start, _resolve, adapters=None)

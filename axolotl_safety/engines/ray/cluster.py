@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_safety.config import EngineConfig
-from axolotl_safety.engines.base import EngineError, ModelSpec
+from axolotl_safety.engines.base import Backend, Engine, EngineError, ModelSpec
+from axolotl_safety.engines.choose import choose_backend
 from axolotl_safety.engines.gpu.gpus import read_gpus
 from axolotl_safety.engines.gpu.vllm_settings import read_needs, tensor_parallel_size
+from axolotl_safety.engines.local.backends import worker_sizes
+from axolotl_safety.engines.local.engine import WorkerEngine
 from axolotl_safety.engines.local.launch import WORKER
+from axolotl_safety.util.errors import ConfigError
 
 from .child import RayChild, actor_class, first_line, shipped_files
 
@@ -175,3 +180,29 @@ def cluster_lanes(gpus_by_node: Sequence[int], group: int) -> int:
 def forwarded(environ: Mapping[str, str]) -> dict[str, str]:
     """What of the driver's environment goes to the workers."""
     return {name: environ[name] for name in _FORWARDED if name in environ}
+
+
+def _resolve(engine: EngineConfig, ask: Any, has_gpu: Any) -> str:
+    """What runs in the actors. The nodes cannot be asked before Ray runs, so ``auto`` asks this machine."""
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            'safety.engine.backend: ray needs Ray, which is not installed: pip install "axolotl-safety[ray]".'
+        )
+    if engine.ray_worker != "auto":
+        return engine.ray_worker
+    python = engine.python if engine.python and Path(engine.python).is_file() else None
+    return choose_backend(EngineConfig(python=python), ask, has_gpu)
+
+
+def _start(engine: EngineConfig, backend: str, work_dir: Path, models: Mapping[str, ModelSpec], *_: Any) -> Engine:
+    launcher, replicas = ray_launcher(engine, backend, models)
+    try:
+        sizes = worker_sizes(engine, backend, models, read_gpus(), max(1, launcher.gpus))
+        options = {"stall_seconds": engine.stall_seconds, "replicas": replicas, "launcher": launcher}
+        return WorkerEngine(backend, work_dir, models, **sizes, **options)
+    except BaseException:
+        launcher.close()
+        raise
+
+
+RAY = Backend("ray", _start, _resolve, local=True)
