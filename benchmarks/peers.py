@@ -381,7 +381,7 @@ def summary(costs: dict[str, list[Cost]]) -> dict[str, Any]:
     return found | {"each": {name: [round(cost.seconds, 3) for cost in seen] for name, seen in costs.items()}}
 
 
-@click.command(help=__doc__)
+@click.command(help="\b\n" + __doc__.replace("\n\n", "\n\n\b\n"))
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--requests", "count", default=512, show_default=True)
 @click.option("--concurrency", default=64, show_default=True)
