@@ -1,4 +1,4 @@
-"""The data stage against its peers: three clients, one vLLM server on the CPU, the same prompts.
+"""The data stage against its peers: four clients, one vLLM server on the CPU, the same prompts.
 
     python benchmarks/peers.py --vllm-python .venv-vllm/bin/python --curator-python .venv-curator/bin/python
     python benchmarks/peers.py --vllm-python .venv-vllm/bin/python --requests 64 --rounds 1     # without curator
@@ -12,18 +12,26 @@
   log-probabilities as the stage must, so that the server does as much for it; a chat's log-probabilities come with each
   token's text and bytes. With ``--curator-asks text`` it asks for neither, which is what it needs by itself.
 * **plain** is an asyncio loop over httpx, set up as the openai client sets it up, with a semaphore. It posts the very
-  bodies that the stage was seen to post, in that order, and keeps nothing.
+  bodies that the stage was seen to post, in that order, retries a lost connection as that client does, keeps nothing.
+* **lean** is the same loop over aiohttp, the library that curator uses: what a client can cost at least.
 
 Server, model (the lab's), prompts, concurrency, sampling, length limit and the seed of each request are the same for
 all: the same tokens are drawn, and the server's own count of them stands beside the figures. The prefix cache is off,
-and every run has a folder of its own, so nothing is answered from a cache. Rounds are interleaved: a b c, b c a, c a b.
+and every run has a folder of its own, so nothing is answered from a cache. Every round is begun by another
+client.
 
 Measured is, in seconds, from when the server sees the first of a run's prompts until the last result is kept: the last
 write to the journal or to the file of responses, or the end of the loop. Imports, reading rows, tokenizers, the check
-of the server before and the files of the finished dataset after are not in it; ``whole`` is the call with all that, in
-a process that has run once before. ``cpu`` is what the client's process spends between the first prompt and the last
-result, ``server_cpu`` what the server's processes spend during the call, ``others`` how many cores everything else on
-the machine kept busy meanwhile: far above 0, wall time says little. With --calm such a run is made again.
+of the server before and the files of the finished dataset after are not in it. Besides, each a median of the runs:
+
+* ``whole``: the whole call, in a process that has run once before.
+* ``cpu``: CPU seconds of the client's process between the first prompt and the last result.
+* ``server_cpu``: CPU seconds of the server's processes during the call.
+* ``others``: how many cores everything else on the machine kept busy meanwhile. Far above 0, wall time says little;
+  with --calm such a run is made again.
+* ``under_way``: how many requests the server had at once, as a mean. A client that is slow to send the next one leaves
+  it below --concurrency.
+* ``again``: requests that the server saw more than once, because a connection was lost.
 
 With --scored the rows are benign, the stage accepts most of them and has them scored; plain posts those bodies too, and
 curator, which cannot, is left out.
@@ -91,6 +99,8 @@ class Cost:
     tokens: int
     server_cpu: float
     others: float
+    again: int
+    under_way: float
 
 
 @dataclass(frozen=True)
@@ -200,16 +210,18 @@ class Bench:
         """One run over all prompts.
 
         Raises:
-            click.ClickException: the server saw another number of prompts.
+            click.ClickException: the server was not asked about all of them.
         """
         seen = self._run(client)
-        came = sorted(one["came"] for one in seen.asked if self._prompt_of(one["body"]) is not None)
-        asked = len(json.loads(self._asked.read_text()))
-        if len(came) != asked:
-            raise click.ClickException(f"{client.name} asked {len(came)} times for {asked} requests")
-        first, kept, samples = came[0], seen.told["kept"], seen.told["cpu"]
+        known = [one for one in seen.asked if self._prompt_of(one["body"]) is not None]
+        missing = {*self._by_ids.values()} - {self._prompt_of(one["body"]) for one in known}
+        if missing:
+            raise click.ClickException(f"{client.name} did not ask about {len(missing)} of the prompts")
+        again = len(known) - len(json.loads(self._asked.read_text()))
+        first, kept, samples = min(one["came"] for one in known), seen.told["kept"], seen.told["cpu"]
+        under_way = sum(one["left"] - one["came"] for one in known) / (kept - first)
         cpu, whole = cpu_at(samples, kept) - cpu_at(samples, first), seen.told["ended"] - seen.told["started"]
-        return Cost(kept - first, cpu, whole, seen.tokens, seen.server_cpu, seen.others)
+        return Cost(kept - first, cpu, whole, seen.tokens, seen.server_cpu, seen.others, again, under_way)
 
     def _run(self, client: Client, asked: Path | None = None) -> Seen:
         self._runs += 1
@@ -320,21 +332,36 @@ def clients(pythons: dict[str, str], folder: Path) -> Iterator[dict[str, Client]
         yield started
 
 
+def run_rounds(bench: Bench, started: dict[str, Client], rounds: int, calm: float | None) -> dict[str, list[Cost]]:
+    """Every client once per round, each round begun by another."""
+    bench.watch(started["ours"])
+    for client in started.values():
+        if client.name != "ours":
+            bench.warm_up(client)
+    costs: dict[str, list[Cost]] = {name: [] for name in started}
+    for number in range(rounds):
+        first = number % len(started)
+        for name in [*started][first:] + [*started][:first]:
+            costs[name].append(measured(bench, started[name], calm))
+            click.echo(f"round {number + 1}, {name}: {describe(costs[name][-1])}")
+    return costs
+
+
 def measured(bench: Bench, client: Client, calm: float | None) -> Cost:
     """A run, again where the machine was busy with something else: the calmest of a few."""
-    best = bench.measure(client)
-    for _ in range(MOST_REPEATS if calm is not None else 0):
-        if best.others <= calm:
-            break
-        click.echo(f"again, other processes kept {best.others:.2f} cores busy: {client.name}, {describe(best)}")
-        best = min(best, bench.measure(client), key=lambda cost: cost.others)
-    return best
+    tries = [bench.measure(client)]
+    while calm is not None and tries[-1].others > calm and len(tries) <= MOST_REPEATS:
+        click.echo(f"again, other processes were busy: {client.name}, {describe(tries[-1])}")
+        tries.append(bench.measure(client))
+    return min(tries, key=lambda cost: cost.others)
 
 
 def describe(cost: Cost) -> str:
     """A run in words."""
     cpu = f"CPU {cost.cpu:.2f} s, the server's {cost.server_cpu:.2f} s, others {cost.others:.2f} cores"
-    return f"{cost.seconds:.3f} s, {cpu}, whole {cost.whole:.2f} s, {cost.tokens} tokens"
+    return (
+        f"{cost.seconds:.3f} s, {cpu}, whole {cost.whole:.2f} s, {cost.tokens} tokens, {cost.under_way:.1f} under way"
+    )
 
 
 def summary(costs: dict[str, list[Cost]]) -> dict[str, Any]:
@@ -345,16 +372,16 @@ def summary(costs: dict[str, list[Cost]]) -> dict[str, Any]:
         return round(middle["ours"] / middle[other], 3) if other in middle else None
 
     found: dict[str, Any] = {name: round(middle[name], 3) if name in middle else None for name in ("ours", "curator")}
-    found |= {"plain": round(middle["plain"], 3)}
-    found |= {"ours_over_plain": over("plain"), "ours_over_curator": over("curator")}
-    for field in ("cpu", "server_cpu", "whole", "tokens", "others"):
+    found |= {name: round(middle[name], 3) for name in ("plain", "lean")}
+    found |= {"ours_over_plain": over("plain"), "ours_over_curator": over("curator"), "ours_over_lean": over("lean")}
+    for field in ("cpu", "server_cpu", "whole", "tokens", "others", "again", "under_way"):
         found[field] = {
             name: round(statistics.median(getattr(cost, field) for cost in seen), 3) for name, seen in costs.items()
         }
     return found | {"each": {name: [round(cost.seconds, 3) for cost in seen] for name, seen in costs.items()}}
 
 
-@click.command(help=__doc__)
+@click.command(help="\b\n" + __doc__.replace("\n\n", "\n\n\b\n"))
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--requests", "count", default=512, show_default=True)
 @click.option("--concurrency", default=64, show_default=True)
@@ -377,7 +404,7 @@ def main(
 ) -> None:
     """Runs the rounds."""
     os.environ |= OFFLINE
-    pythons = {"ours": sys.executable, "plain": sys.executable}
+    pythons = dict.fromkeys(("ours", "plain", "lean"), sys.executable)
     if curator_python and not scored:
         pythons["curator"] = str(curator_python.absolute())  # not resolved: a link would lose its environment
     elif not scored:
@@ -385,23 +412,19 @@ def main(
     options = ["--max-num-seqs", str(concurrency), "--no-enable-prefix-caching", "--middleware", "peers_clock.Clock"]
     options += ["--disable-uvicorn-access-log"]
     environ = {"PYTHONPATH": str(PARTS), "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-    costs: dict[str, list[Cost]] = {name: [] for name in pythons}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with (
-            vllm_server(vllm_python.absolute(), folder / "server.txt", options, environ) as url,
-            clients(pythons, folder) as started,
-        ):
-            bench = Bench(url, count, concurrency, scored, curator_asks == "text", folder)
-            bench.watch(started["ours"])
-            for client in started.values():
-                if client.name != "ours":
-                    bench.warm_up(client)
-            for number in range(rounds):
-                order = [*pythons][number % len(pythons) :] + [*pythons][: number % len(pythons)]
-                for name in order:
-                    costs[name].append(measured(bench, started[name], calm))
-                    click.echo(f"round {number + 1}, {name}: {describe(costs[name][-1])}")
+        log = folder / "server.txt"
+        try:
+            with (
+                vllm_server(vllm_python.absolute(), log, options, environ) as url,
+                clients(pythons, folder) as started,
+            ):
+                bench = Bench(url, count, concurrency, scored, curator_asks == "text", folder)
+                costs = run_rounds(bench, started, rounds, calm)
+        except (click.ClickException, OSError):
+            click.echo(f"the server's last words:\n{log.read_text(errors='replace')[-4000:]}", err=True)
+            raise
     figures = {"rounds": rounds, "requests": count} | summary(costs)
     figures |= {
         "concurrency": concurrency,

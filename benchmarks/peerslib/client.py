@@ -1,4 +1,4 @@
-"""One client of `benchmarks/peers.py` in a process of its own: ``python client.py ours|curator|plain``.
+"""One client of `benchmarks/peers.py` in a process of its own: ``python client.py ours|curator|plain|lean``.
 
 A job comes as a line of JSON, figures go back as another. Each client runs in the environment that has its library, so
 nothing is imported here but the standard library until the client is known.
@@ -12,13 +12,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 _SAMPLE_SECONDS = 0.02
+_RETRY_SECONDS = (0.5, 1.0)
 Job = dict[str, Any]
+Post = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 # From a job to the call that is measured; the call returns when its last result was kept, in seconds since the epoch.
 Prepare = Callable[[Job], Callable[[], float]]
 
@@ -107,18 +109,62 @@ def curator() -> Prepare:
 
 
 def plain() -> Prepare:
-    """httpx as the openai client sets it up, a semaphore, a list in memory."""
+    """httpx as the openai client sets it up."""
     import httpx
 
-    async def ask_all(job: Job, bodies: list[dict[str, Any]]) -> float:
+    @asynccontextmanager
+    async def opened(url: str) -> AsyncIterator[Post]:
         limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
+        async with httpx.AsyncClient(limits=limits, timeout=600) as client:
+
+            async def post(body: dict[str, Any]) -> dict[str, Any]:
+                return (await client.post(f"{url}/completions", json=body)).raise_for_status().json()
+
+            yield post
+
+    return looping(opened, httpx.TransportError)
+
+
+def lean() -> Prepare:
+    """aiohttp."""
+    import aiohttp
+
+    @asynccontextmanager
+    async def opened(url: str) -> AsyncIterator[Post]:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1000), raise_for_status=True) as session:
+
+            async def post(body: dict[str, Any]) -> dict[str, Any]:
+                async with session.post(f"{url}/completions", json=body) as reply:
+                    return await reply.json()
+
+            yield post
+
+    return looping(opened, aiohttp.ClientConnectionError)
+
+
+def looping(opened: Callable[[str], AbstractAsyncContextManager[Post]], lost: type[Exception]) -> Prepare:
+    """A loop with a semaphore that keeps nothing, and tries again as the openai client does when a connection is lost.
+
+    Args:
+        opened: gives a function that posts.
+        lost: what it raises then: a server closes connections that were idle, now and then as one is used.
+    """
+
+    async def ask_all(job: Job, bodies: list[dict[str, Any]]) -> float:
         free = asyncio.Semaphore(job["concurrency"])
-        async with httpx.AsyncClient(base_url=job["url"], limits=limits, timeout=600) as client:
+        async with opened(job["url"]) as post:
+
+            async def patiently(body: dict[str, Any]) -> dict[str, Any]:
+                for wait in _RETRY_SECONDS:
+                    try:
+                        return await post(body)
+                    except lost:
+                        await asyncio.sleep(wait)
+                return await post(body)
 
             async def ask(body: dict[str, Any]) -> dict[str, Any]:
                 async with free:
-                    reply = await client.post("/completions", json=body)
-                    return reply.raise_for_status().json()["choices"][0]
+                    return (await patiently(body))["choices"][0]
 
             await asyncio.gather(*(ask(body) for body in bodies))
             return time.time()
@@ -157,7 +203,7 @@ def main() -> None:
     # What the libraries print goes to the log, and only figures to whoever asked.
     figures = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    prepare = {"ours": ours, "curator": curator, "plain": plain}[sys.argv[1]]()
+    prepare = {"ours": ours, "curator": curator, "plain": plain, "lean": lean}[sys.argv[1]]()
 
     def say(said: dict[str, Any]) -> None:
         figures.write(json.dumps(said) + "\n")
