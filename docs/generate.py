@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this tree's pack
 
 from axolotl_safety.config import AUTO, DatasetOptions, SafetyConfig
 from axolotl_safety.config import types as own_types
+from axolotl_safety.config.engine import BACKENDS
 from axolotl_safety.config.grpo_conflicts import GRPO_TYPE, REWARDS
 from axolotl_safety.config.guard import family_words
 from axolotl_safety.config.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
@@ -23,6 +24,8 @@ from axolotl_safety.data.examples import ADAPTERS
 TARGET = Path(__file__).with_name("configuration.md")
 _NOT_BY_HAND = {"per_dataset"}
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+# Texts that must be one of these.
+_NAMED = {"guard.family": family_words(), "engine.backend": ("auto", *BACKENDS)}
 _WORDS = {str: "text", int: "integer", float: "number", bool: "true, false"}
 # What a changed value means for what the journal holds. A key that is not here takes its section's word.
 EFFECTS = {
@@ -139,7 +142,7 @@ def _default(value: Any) -> str:
 def _row(path: str, field: FieldInfo) -> str:
     bounds = [f"{sign} {getattr(rule, name)}" for rule in field.metadata for name, sign in _BOUNDS.items()
               if hasattr(rule, name)]  # fmt: skip
-    words = ", ".join(f"`{word}`" for word in family_words()) if path == "guard.family" else _kind(field.annotation)
+    words = ", ".join(f"`{word}`" for word in _NAMED[path]) if path in _NAMED else _kind(field.annotation)
     kind = ", ".join([words, *bounds])
     name = path.rpartition(".")[2]
     return f"| `{name}` | {kind} | {_default(field.default)} | {field.description} | {effect(path)} |"
