@@ -124,6 +124,7 @@ class TargetTokenizer:
         self.thinking = self._find_thinking(think)
         self._added_ids = frozenset(self.added_tokens.values())
         self._marker_ids = {self.thinking.open_id, self.thinking.close_id} - {None}
+        self._control_ids = self._added_ids - self._marker_ids
         self._expected: dict[tuple[str, tuple[str, ...]], Counter[int]] = {}
         tokens = {*self.added_tokens, self.thinking.open, self.thinking.close}
         self._written = written_markers(tokenizer, tokens)
@@ -231,8 +232,7 @@ class TargetTokenizer:
             head = head.lstrip()[len(think.open) :]
         if extra or any(marker in part for part in (head, tail) for marker in (think.open, think.close)):
             return Split(head.strip(), tail.strip(), "stray_marker")
-        controls = any(index in self._added_ids and index not in self._marker_ids for index in body)
-        if controls or self._writes_a_turn(head, tail):
+        if not self._control_ids.isdisjoint(body) or self._writes_a_turn(head, tail):
             return Split(head.strip(), tail.strip(), "control_token")
         return Split(head.strip(), tail.strip())
 

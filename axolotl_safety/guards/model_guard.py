@@ -113,14 +113,14 @@ class ModelGuard:
         return TOO_LONG
 
     def _request(self, prompt: str, text: str, marked: bool = False) -> Request | str:
-        ids = self._encode(self._render(prompt, text))
+        ids = tuple(self._encode(self._render(prompt, text)))
         limit = self._config.max_new_tokens
         if self._max_positions is not None and len(ids) + limit > self._max_positions:
             return TOO_LONG
         if self._controls(ids) != self._frames[marked]:
             return _CONTROL
         request_id = content_id("guard", self.fingerprint, ids, self._sampling.as_dict())
-        return Request(request_id, self.key, tuple(ids), self._sampling, 0, self.files.stop_token_ids)
+        return Request(request_id, self.key, ids, self._sampling, 0, self.files.stop_token_ids)
 
     def verdict(
         self, item: GuardInput, answers: Sequence[Completion | Failure], scores: Sequence[float | None] = ()

@@ -33,6 +33,12 @@ _STEERED = re.compile(
     r"instructions? (?:is|are|was|were|says?|tells? me) to (?:refuse|decline))\b",
     re.IGNORECASE,
 )
+# Each with words one of which it cannot do without: looking for those takes a fraction of the time. None has an i,
+# which the patterns find without its dot too.
+_TALK = (
+    (_META, ("response", "reference", "rewr", "reword", "of the", "own words", "asked", "told", "nstructed")),
+    (_STEERED, (" me ", "prompt", "request", "query", "refuse", "decl")),
+)
 # Scripts without blanks count by the character.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+(?:'\w+)?")
 _LEAK_WORDS = 6
@@ -79,7 +85,8 @@ def leaks(response: Response, prompt: Prompt) -> bool:
 
     What the raw prompt itself says is no leak.
     """
-    patterns = (_META, _STEERED) if prompt.literals else (_META,)
+    text = response.text.casefold()
+    patterns = [one for one, cues in _TALK[: 2 if prompt.literals else 1] if any(cue in text for cue in cues)]
     found = [match.group(0).lower() for pattern in patterns for match in pattern.finditer(response.text)]
     if any(text not in response.prompt.lower() for text in found):
         return True

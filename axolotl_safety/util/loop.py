@@ -17,23 +17,28 @@ def run_async(main: Coroutine[Any, Any, Found]) -> Found:
     Raises:
         KeyboardInterrupt: after the coroutine was cancelled and has come to its end.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(main)
     result: Future[Found] = Future()
     cancel = threading.Event()
 
-    async def cancellable() -> Found:
-        task = asyncio.ensure_future(main)
+    async def kept() -> None:  # asyncio.run spells out what its task returns, be it a million rows
+        result.set_result(await main)
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(kept())
+        return result.result()
+
+    async def cancellable() -> None:
+        task = asyncio.ensure_future(kept())
         while not (await asyncio.wait([task], timeout=0.2))[0]:
             if cancel.is_set():
                 task.cancel()
-        return task.result()
+        task.result()
 
     def work() -> None:
         try:
-            result.set_result(asyncio.run(cancellable()))
+            asyncio.run(cancellable())
         except BaseException as error:
             result.set_exception(error)
 

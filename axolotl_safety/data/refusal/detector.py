@@ -76,6 +76,7 @@ def weigh(text: str, model: Weights) -> float:
     return points
 
 
+@functools.lru_cache(4096)  # sources say the same few refusals again and again, and every walk reads them
 def score(text: str) -> float:
     """How much an answer looks like a refusal, in log-odds; positive means refusal."""
     return weigh(text, _shipped())
