@@ -2,9 +2,11 @@
 
     python benchmarks/finished_stage.py --rows 10000
 
-DGR's rows, with thoughts of 300 words in reference and rewrite, are answered and judged by a scripted engine; then the
-stage is run again with no engine allowed, on one thread, and timed. The last line is JSON: ``{"rows", "words",
-"seconds", "cpu_seconds", "same"}``, ``same`` saying whether the second run's hash is the first one's.
+DGR's rows, with thoughts of 300 words in reference and rewrite, are answered by a scripted engine; then the stage is
+run again with no engine allowed, on one thread, and timed. The guard is the heuristic, or with ``--guard model`` the
+laboratory's, whose prompts are rendered and encoded again too. The last line is JSON: ``{"rows", "words", "guard",
+"seconds", "cpu_seconds", "peak_rss_mb", "trained", "same"}``, ``same`` saying whether the second run's hash is the
+first one's.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from axolotl_safety.engines.base import (  # noqa: E402
     Score,
     ScoreRequest,
 )
+from axolotl_safety.engines.local.process import peak_rss_bytes  # noqa: E402
 from axolotl_safety.pipeline.stage import run_stage  # noqa: E402
 
 LAB = Path(__file__).resolve().parents[1] / "examples" / "lab"
@@ -85,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--words", type=int, default=300)
+    parser.add_argument("--guard", choices=("builtin", "model"), default="builtin")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as place:
@@ -96,6 +100,9 @@ def main() -> None:
         ]
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         block = {"label": "harmful", "prompt_field": "prompt", "response_field": "response", "thought_field": "thought"}
+        guard = {"model": "builtin"}
+        if options.guard == "model":
+            guard = {"model": str(with_window(folder, "guard", 16_384)), "family": "qwen3guard"}
         raw: dict[str, Any] = {
             "base_model": str(with_window(folder, "model", 16_384)),
             "sequence_len": 8192,
@@ -103,7 +110,7 @@ def main() -> None:
             "safety": {
                 "work_dir": str(folder / "work"),
                 "engine": {"backend": "transformers"},
-                "guard": {"model": str(with_window(folder, "guard", 16_384)), "family": "qwen3guard"},
+                "guard": guard,
                 "sampling": {"max_new_tokens": 4096},
             },
         }
@@ -114,8 +121,17 @@ def main() -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         second = run_stage(cfg, allow_engine=False)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    figures = {"rows": options.rows, "words": options.words, "seconds": round(wall, 2), "cpu_seconds": round(cpu, 2)}
-    print(json.dumps(figures | {"trained": second[0]["rows"], "same": first == second}))
+    figures = {
+        "rows": options.rows,
+        "words": options.words,
+        "guard": options.guard,
+        "seconds": round(wall, 2),
+        "cpu_seconds": round(cpu, 2),
+        "peak_rss_mb": round(peak_rss_bytes(os.getpid()) / 1e6),
+        "trained": second[0]["rows"],
+        "same": first == second,
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

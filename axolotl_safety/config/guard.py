@@ -11,9 +11,11 @@ from axolotl_safety.util.errors import did_you_mean
 from .base import Endpoint
 
 # Families of guard models: name and where their `Family` is, imported when it is needed.
-FAMILIES: dict[str, str] = {
-    name: f"axolotl_safety.guards.{name}:FAMILY"
-    for name in ("qwen3guard", "llama_guard", "wildguard", "granite_guardian")
+FAMILIES = {
+    "qwen3guard": "axolotl_safety.guards.qwen3guard:FAMILY",
+    "llama_guard": "axolotl_safety.guards.llama_guard:FAMILY",
+    "wildguard": "axolotl_safety.guards.wildguard:FAMILY",
+    "granite_guardian": "axolotl_safety.guards.granite_guardian:FAMILY",
 }
 
 

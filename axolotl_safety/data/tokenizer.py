@@ -166,7 +166,7 @@ class TargetTokenizer:
         return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
     def _count_added(self, token_ids: Iterable[int]) -> Counter[int]:
-        return Counter(index for index in token_ids if index in self._added_ids)
+        return Counter(filter(self._added_ids.__contains__, token_ids))
 
     def prompt_ids(
         self, user: str, harmless: str = "x", history: tuple[tuple[str, str], ...] = ()
@@ -214,11 +214,11 @@ class TargetTokenizer:
             body.pop()
         think = self.thinking
         if think.close_id is not None:
-            closers = [place for place, index in enumerate(body) if index == think.close_id]
-            if not closers:
+            if think.close_id not in body:
                 return Split(self.decode(body), "", "unclosed_think")
-            head, tail = self.decode(body[: closers[0]]), self.decode(body[closers[0] + 1 :])
-            extra = len(closers) > 1
+            place = body.index(think.close_id)
+            head, tail = self.decode(body[:place]), self.decode(body[place + 1 :])
+            extra = think.close_id in body[place + 1 :]
         else:
             head, closed, tail = self.decode(body).partition(think.close)
             if not closed:

@@ -28,6 +28,7 @@ class Progress:
         self._done = self._judged = self._accepted = 0
         self._from_journal: int | None = None  # done before anything had to be made: they say nothing of what is left
         self._started = self._making_since = self._said = time.monotonic()
+        self._tokens_before = queue.tokens
         self._bar: Any = None
         self._task: Any = None
 
@@ -50,7 +51,7 @@ class Progress:
         self._accepted += accepted is True
         now = time.monotonic()
         if self._from_journal is None and self._queue.engine is not None:
-            self._from_journal, self._making_since = self._done - 1, now
+            self._from_journal, self._making_since, self._tokens_before = self._done, now, self._queue.tokens
         if self._bar is not None:
             self._bar.update(self._task, advance=1, rate=self._rate(now))
         elif now - self._said > _LINE_SECONDS and not self._queue.dry:
@@ -63,8 +64,9 @@ class Progress:
             said.append(f"{100 * self._accepted / self._judged:.0f} % accepted")
         seconds = now - self._making_since
         made = self._done - (self._from_journal or 0)
-        if self._queue.tokens and seconds > 0:
-            said.append(f"{self._queue.tokens / seconds:.0f} tokens/s")
+        tokens = self._queue.tokens - self._tokens_before
+        if tokens and seconds > 0:
+            said.append(f"{tokens / seconds:.0f} tokens/s")
         if self._done < self._total and made:
             said.append(f"about {_duration(seconds / made * (self._total - self._done))} left")
         return ", ".join(said)

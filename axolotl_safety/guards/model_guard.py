@@ -63,7 +63,7 @@ class ModelGuard:
         self._tail = self._render("", "")[-_TAIL_CHARS:]
 
     def _controls(self, ids: Sequence[int]) -> Counter[int]:
-        return Counter(index for index in ids if index in self._control_ids)
+        return Counter(filter(self._control_ids.__contains__, ids))
 
     def requests(self, item: GuardInput) -> list[Request] | str:
         """The requests that judging this response takes, or the reason why it cannot be judged.

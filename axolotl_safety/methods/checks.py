@@ -90,10 +90,14 @@ def leaks(response: Response, prompt: Prompt) -> bool:
     found = [match.group(0).lower() for pattern in patterns for match in pattern.finditer(response.text)]
     if any(text not in response.prompt.lower() for text in found):
         return True
-    asked, said = words(response.prompt), response.words
+    asked, said = words(response.prompt), {}
     for literal in map(words, prompt.literals):
         size = min(_LEAK_WORDS, len(literal))
-        if size >= _LEAST_LEAK_WORDS and ngrams(said, size) & (ngrams(literal, size) - ngrams(asked, size)):
+        if size < _LEAST_LEAK_WORDS:
+            continue
+        if size not in said:
+            said[size] = ngrams(response.words, size)
+        if said[size] & (ngrams(literal, size) - ngrams(asked, size)):
             return True
     return False
 

@@ -146,7 +146,7 @@ def finished(field: Field, tries: int) -> Case:
 
 def _harm(work: Path, dice: random.Random) -> None:
     """One file of a finished stage is cut, gone or, where every byte of it counts, has a bit flipped."""
-    whole = [*(work / "journal").iterdir(), work / "finished.json", *work.glob("datasets/*.json")]
+    whole = [*(work / "journal").iterdir(), *work.glob("datasets/*.json")]
     whole += work.glob("datasets/*/*.*")
     path = dice.choice(sorted([*whole, *work.glob("datasets/*/train/*.arrow")]))
     way = dice.choice(["cut", "gone", "flipped"] if path in whole else ["cut", "gone"])

@@ -1,4 +1,4 @@
-"""The engine's lanes, and their GPUs."""
+"""The engine's replicas, and their GPUs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the lanes run.
+    """Where the replicas run.
 
     Attributes:
-        devices: per lane, its GPUs as ``CUDA_VISIBLE_DEVICES`` names them; empty on a CPU.
-        threads: CPU threads of a lane; None leaves the choice to its libraries.
+        devices: per replica, its GPUs as ``CUDA_VISIBLE_DEVICES`` names them; empty on a CPU.
+        threads: CPU threads of a replica; None leaves the choice to its libraries.
         tensor_parallel_size: GPUs that hold one copy of the models together.
-        idle: visible GPUs that no lane uses.
+        idle: visible GPUs that no replica uses.
     """
 
     devices: tuple[tuple[str, ...], ...]
@@ -37,28 +37,28 @@ class Placement:
 
 
 def place(replicas: Literal["auto"] | int, gpus: Sequence[str], group: int, cores: int) -> Placement:
-    """Deals GPUs by name, ``group`` to a lane, or on a CPU its cores; ``auto`` is one lane per group, or one on a CPU.
+    """Deals GPUs by name, ``group`` to a replica, or on a CPU its cores; ``auto`` is one per group, or one on a CPU.
 
     Raises:
         ConfigError: there are fewer GPUs than asked for.
     """
     if not gpus:
-        lanes = 1 if replicas == "auto" else replicas
-        return Placement((), lanes, max(1, cores // lanes) if lanes > 1 else None, group)
-    lanes = len(gpus) // group if replicas == "auto" else replicas
-    if lanes < 1 or lanes * group > len(gpus):
+        count = 1 if replicas == "auto" else replicas
+        return Placement((), count, max(1, cores // count) if count > 1 else None, group)
+    count = len(gpus) // group if replicas == "auto" else replicas
+    if count < 1 or count * group > len(gpus):
         raise ConfigError(
-            f"safety.engine: replicas {replicas} with tensor_parallel_size {group} needs {max(1, lanes) * group} GPUs, "
+            f"safety.engine: replicas {replicas} with tensor_parallel_size {group} needs {max(1, count) * group} GPUs, "
             f"and {len(gpus)} are visible ({', '.join(gpus)}). Lower one of the two, or see CUDA_VISIBLE_DEVICES."
         )
-    devices = tuple(tuple(gpus[start : start + group]) for start in range(0, lanes * group, group))
-    idle = tuple(gpus[lanes * group :])
+    devices = tuple(tuple(gpus[start : start + group]) for start in range(0, count * group, group))
+    idle = tuple(gpus[count * group :])
     if idle:
         LOG.warning(
-            "engine: %d lane(s) of %d GPU(s) leave GPU %s idle; see safety.engine.replicas and tensor_parallel_size",
-            *(lanes, group, ", ".join(idle)),
+            "engine: %d replica(s) of %d GPU(s) leave GPU %s idle; see safety.engine.replicas and tensor_parallel_size",
+            *(count, group, ", ".join(idle)),
         )
-    return Placement(devices, lanes, None, group, idle)
+    return Placement(devices, count, None, group, idle)
 
 
 def plan_placement(
@@ -67,7 +67,7 @@ def plan_placement(
     models: Mapping[str, ModelSpec],
     gpus: Callable[[], Sequence[Gpu]] = read_gpus,
 ) -> Placement:
-    """Where the lanes of a local engine run.
+    """Where the replicas of a local engine run.
 
     Only vLLM spreads a model over several GPUs, and only where ``tensor_parallel_size`` is unset are the models
     measured for it.
@@ -84,7 +84,7 @@ def plan_placement(
 
 
 def _cores() -> int:
-    """CPU cores for all lanes together; what ``OMP_NUM_THREADS`` says is a limit."""
+    """CPU cores for all replicas together; what ``OMP_NUM_THREADS`` says is a limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(limit)) if limit.isdigit() and int(limit) > 0 else cores

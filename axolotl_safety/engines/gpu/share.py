@@ -59,7 +59,7 @@ class Share:
 def divide(
     needs: Mapping[str, Need], total: int, free: int, utilization: float, sequences: int, group: int = 1
 ) -> dict[str, Share]:
-    """Divides each card of a lane among the models; the first one is the target and gets what the others leave.
+    """Divides each card of a replica among the models; the first one is the target and gets what the others leave.
 
     Args:
         needs: by model name.
