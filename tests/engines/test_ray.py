@@ -14,7 +14,7 @@ import pytest
 import yaml
 from support import axolotl_cli as cli
 from support import tiny
-from support.engines import FAKE_WORKER, answers, child_environ, expected, is_running, many, request, wait_until
+from support.engines import FAKE_WORKER, Driven, answers, child_environ, expected, is_running, many, request, wait_until
 
 from axolotl_safety.config import EngineConfig
 from axolotl_safety.engines import choose
@@ -57,7 +57,7 @@ def engine_on_ray(tmp_path, path="fine", replicas=2, python=None, **kw):
     config = EngineConfig(backend="ray", replicas=replicas, python=python)
     launcher, lanes = ray_launcher(config, "transformers", models, FAKE_WORKER)
     kw = {"batch_size": 4, "stall_seconds": 20, "load_seconds": 300} | kw
-    return WorkerEngine("transformers", tmp_path, models, replicas=lanes, launcher=launcher, **kw)
+    return Driven(WorkerEngine("transformers", tmp_path, models, replicas=lanes, launcher=launcher, **kw))
 
 
 def actor_pids(workers):
@@ -66,15 +66,15 @@ def actor_pids(workers):
 
 
 def kill_actor(engine, index):
-    ray.kill(engine._lanes[index].child._actor)
+    ray.kill(engine._replicas[index].child._actor)
 
 
 def kill_actor_process(engine, index):
-    os.kill(actor_pids([engine._lanes[index].child.pid])[0], signal.SIGKILL)
+    os.kill(actor_pids([engine._replicas[index].child.pid])[0], signal.SIGKILL)
 
 
 def kill_worker(engine, index):
-    os.kill(engine._lanes[index].child.pid, signal.SIGKILL)
+    os.kill(engine._replicas[index].child.pid, signal.SIGKILL)
 
 
 def test_two_actors_answer_everything_whatever_kills_one_of_them(cluster, tmp_path):
@@ -163,7 +163,7 @@ def completions(work):
 DRIVER = """
 import sys
 from pathlib import Path
-from test_ray import engine_on_ray, actor_pids
+from engines.test_ray import engine_on_ray, actor_pids
 from support.engines import request
 import ray
 engine = engine_on_ray(Path(sys.argv[1]))
