@@ -20,6 +20,7 @@ from axolotl_safety.config import EngineConfig
 from axolotl_safety.engines import choose
 from axolotl_safety.engines.base import EngineError, Failure, ModelSpec
 from axolotl_safety.engines.local.engine import WorkerEngine
+from axolotl_safety.engines.ray.child import shipped_files
 from axolotl_safety.engines.ray.cluster import cluster_lanes, forwarded, ray_launcher
 from axolotl_safety.util.errors import ConfigError
 
@@ -215,6 +216,17 @@ def test_axolotls_own_training_on_ray_runs_the_stage_in_its_worker(quick, tmp_pa
     assert f"Loading dataset: {tmp_path}/safety/datasets/{manifest['hash']}/train" in done.stdout + done.stderr
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()
     assert not cli.processes_of(tmp_path / "safety")
+
+
+def test_what_an_actor_carries_along_suffices_on_a_node_that_has_only_python(tmp_path):
+    for name, content in shipped_files().items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import axolotl_safety.engines.ray.host as host; "
+    code += "print(host.__file__)"
+    done = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / "axolotl_safety/engines/ray/host.py"), done.stderr
 
 
 def test_lanes_follow_the_clusters_gpus():
