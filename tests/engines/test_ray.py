@@ -14,12 +14,13 @@ import pytest
 import yaml
 from support import axolotl_cli as cli
 from support import tiny
-from support.engines import FAKE_WORKER, answers, child_environ, expected, is_running, many, request, wait_until
+from support.engines import FAKE_WORKER, Driven, answers, child_environ, expected, is_running, many, request, wait_until
 
 from axolotl_safety.config import EngineConfig
 from axolotl_safety.engines import choose
 from axolotl_safety.engines.base import EngineError, Failure, ModelSpec
 from axolotl_safety.engines.local.engine import WorkerEngine
+from axolotl_safety.engines.ray.child import shipped_files
 from axolotl_safety.engines.ray.cluster import cluster_lanes, forwarded, ray_launcher
 from axolotl_safety.util.errors import ConfigError
 
@@ -57,7 +58,7 @@ def engine_on_ray(tmp_path, path="fine", replicas=2, python=None, **kw):
     config = EngineConfig(backend="ray", replicas=replicas, python=python)
     launcher, lanes = ray_launcher(config, "transformers", models, FAKE_WORKER)
     kw = {"batch_size": 4, "stall_seconds": 20, "load_seconds": 300} | kw
-    return WorkerEngine("transformers", tmp_path, models, replicas=lanes, launcher=launcher, **kw)
+    return Driven(WorkerEngine("transformers", tmp_path, models, replicas=lanes, launcher=launcher, **kw))
 
 
 def actor_pids(workers):
@@ -66,15 +67,15 @@ def actor_pids(workers):
 
 
 def kill_actor(engine, index):
-    ray.kill(engine._lanes[index].child._actor)
+    ray.kill(engine._replicas[index].child._actor)
 
 
 def kill_actor_process(engine, index):
-    os.kill(actor_pids([engine._lanes[index].child.pid])[0], signal.SIGKILL)
+    os.kill(actor_pids([engine._replicas[index].child.pid])[0], signal.SIGKILL)
 
 
 def kill_worker(engine, index):
-    os.kill(engine._lanes[index].child.pid, signal.SIGKILL)
+    os.kill(engine._replicas[index].child.pid, signal.SIGKILL)
 
 
 def test_two_actors_answer_everything_whatever_kills_one_of_them(cluster, tmp_path):
@@ -163,7 +164,7 @@ def completions(work):
 DRIVER = """
 import sys
 from pathlib import Path
-from test_ray import engine_on_ray, actor_pids
+from engines.test_ray import engine_on_ray, actor_pids
 from support.engines import request
 import ray
 engine = engine_on_ray(Path(sys.argv[1]))
@@ -215,6 +216,17 @@ def test_axolotls_own_training_on_ray_runs_the_stage_in_its_worker(quick, tmp_pa
     assert f"Loading dataset: {tmp_path}/safety/datasets/{manifest['hash']}/train" in done.stdout + done.stderr
     assert (tmp_path / "model" / "adapter_model.safetensors").exists()
     assert not cli.processes_of(tmp_path / "safety")
+
+
+def test_what_an_actor_carries_along_suffices_on_a_node_that_has_only_python(tmp_path):
+    for name, content in shipped_files().items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import axolotl_safety.engines.ray.host as host; "
+    code += "print(host.__file__)"
+    done = subprocess.run([sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / "axolotl_safety/engines/ray/host.py"), done.stderr
 
 
 def test_lanes_follow_the_clusters_gpus():

@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from support.engines import is_running, tiny_model
+from support.engines import Driven, is_running, tiny_model
 from wide import LONG_ROW, WIDE
 
 from axolotl_safety.engines.base import ModelSpec
@@ -51,7 +51,7 @@ def make_engine(vllm_python, specs):
 
     def make(work, **kw):
         kw = {"batch_size": 16, "threads": 1, "options": {"max_num_seqs": 16}} | kw
-        return WorkerEngine("vllm", work, specs, python=vllm_python, **kw)
+        return Driven(WorkerEngine("vllm", work, specs, python=vllm_python, **kw))
 
     return make
 

@@ -17,7 +17,7 @@ DYING = Path(__file__).parent / "dying_worker.py"
 
 def test_killed_hung_and_poisoned_nothing_is_lost(make_engine, tmp_path):
     prompts = ragged_prompts(40, seed=3)
-    asked = [request(f"r{i}", prompt, 40, seed=1) for i, prompt in enumerate(prompts)]
+    asked = [request(f"r{i}", prompt, 20 + 2 * i, seed=1) for i, prompt in enumerate(prompts)]  # none end together
     poison = request("poison", (97, 97, 97), 5)
     strike = {10: signal.SIGKILL, 25: signal.SIGSTOP}
     with make_engine(tmp_path, worker_path=DYING, stall_seconds=10, load_seconds=300) as engine:
@@ -30,8 +30,8 @@ def test_killed_hung_and_poisoned_nothing_is_lost(make_engine, tmp_path):
         assert engine.figures.starts == 3
         assert all(isinstance(result, Completion) for result in results.values()) and len(results) == len(asked)
 
-        after = {result.request_id: result for result in engine.run([*asked[:6], poison, *asked[6:12]])}
-        # Once among others and once alone: the shortest, it is the last suspect, and nothing is left to start for.
+        after = {result.request_id: result for result in engine.run([*asked[:12], poison])}
+        # Once among others and once alone: asked last, it is the last suspect, and nothing is left to start for.
         assert engine.figures.starts == 4
     verdict = after.pop("poison")
     assert isinstance(verdict, Failure) and verdict.reason == "poisoned"
@@ -44,16 +44,15 @@ def test_killed_hung_and_poisoned_nothing_is_lost(make_engine, tmp_path):
 PARENT = """
 import sys
 from pathlib import Path
-from support.engines import request
+from support.engines import Driven, request
 from axolotl_safety.engines.base import ModelSpec
-from axolotl_safety.engines.client import WorkerEngine
+from axolotl_safety.engines.local.engine import WorkerEngine
 
 python, work, target, guard = sys.argv[1:]
 memory = {"kv_cache_memory_bytes": 64 << 20, "alone": True}
-engine = WorkerEngine(
-    "vllm", work, {"target": ModelSpec(target), "guard0": ModelSpec(guard)}, batch_size=4, python=python, threads=1,
-    options={"max_num_seqs": 4, "memory": {"target": memory, "guard0": memory}},
-)
+options = {"max_num_seqs": 4, "memory": {"target": memory, "guard0": memory}}
+models = {"target": ModelSpec(target), "guard0": ModelSpec(guard)}
+engine = Driven(WorkerEngine("vllm", work, models, batch_size=4, python=python, threads=1, options=options))
 for model in ("target", "guard0"):
     print(len(list(engine.run([request(f"{model}{i}", new=5, temperature=0.0, model=model) for i in range(6)]))))
     print(engine.figures.pids[0], flush=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from axolotl.utils.dict import DictDefault
+from support.engines import Driven, finish
 from support.stage import manifest_of
 from transformers import AutoTokenizer
 
@@ -93,9 +94,10 @@ def vllm(tmp_path_factory):
     server.kill()
 
 
-def engine(url: str, attempts: int = 5, concurrency: int = 64) -> ServerEngine:
+def engine(url: str, attempts: int = 5, concurrency: int = 64) -> Driven:
     config = EngineConfig(backend="openai", base_url=url, model="lab", concurrency=concurrency)
-    return ServerEngine(server_of(config, "lab"), AutoTokenizer.from_pretrained(MODEL), RetryPolicy(attempts, 0.1))
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    return Driven(ServerEngine(server_of(config, "lab"), tokenizer, RetryPolicy(attempts, 0.1)))
 
 
 def requests(count: int, temperature: float, new: int = 160, stop: tuple[int, ...] = (STOP,)) -> list[Request]:
@@ -114,7 +116,8 @@ def requests(count: int, temperature: float, new: int = 160, stop: tuple[int, ..
 
 def test_greedy_completions_and_scores_are_those_of_the_worker(vllm, tmp_path):
     asked = requests(24, 0.0)
-    with WorkerEngine("transformers", tmp_path, {"target": ModelSpec(str(MODEL), dtype="float32")}, 24) as here:
+    models = {"target": ModelSpec(str(MODEL), dtype="float32")}
+    with Driven(WorkerEngine("transformers", tmp_path, models, 24)) as here:
         ours = {result.request_id: result for result in here.run(asked)}
         scoring = [
             ScoreRequest(f"s{one.request_id}", "target", one.prompt_token_ids, ours[one.request_id].token_ids)
@@ -172,27 +175,30 @@ def test_the_laboratory_accepts_as_many_rows_as_with_transformers(vllm, tmp_path
 def test_a_server_that_is_killed_and_comes_back_loses_nothing_and_repeats_nothing(vllm, tmp_path):
     asked, arrived = requests(48, 1.0, 200, stop=()), []
 
-    def finish(after: int) -> WorkQueue:
-        def kill(request_id: str) -> bool:
-            arrived.append(request_id)
-            if len(arrived) == after:
+    class Queue(WorkQueue):
+        """Kills the server after so many results."""
+
+        kill_after = -1
+
+        def _store(self, request: Request, *rest: object) -> None:
+            super()._store(request, *rest)
+            arrived.append(request.request_id)
+            if len(arrived) == self.kill_after:
                 vllm.kill()
-            return True
 
-        queue = WorkQueue({"target": Journal(tmp_path / "j.jsonl")}, lambda: engine(vllm.url, 3, concurrency=6))
-        try:
-            queue.finish(asked, "completion", "completions", accept=kill)
-        finally:
-            queue.close()
-        return queue
+    def queue() -> Queue:
+        return Queue({"target": Journal(tmp_path / "j.jsonl")}, lambda: engine(vllm.url, 3, concurrency=6).engine)
 
+    hit = queue()
+    hit.kill_after = 10
     with pytest.raises(StageError, match="does not answer after 3 tries"):
-        finish(after=10)
+        finish(hit, asked)
     before = (tmp_path / "j.jsonl").read_bytes()
     done = before.count(b'"kind":"completion"')
     assert 10 <= done < 48 and done == len(arrived)
     vllm.start()
-    queue = finish(after=-1)
+    whole = queue()
+    finish(whole, asked)
     assert (tmp_path / "j.jsonl").read_bytes().startswith(before)
     assert sorted(arrived) == sorted(one.request_id for one in asked), "each came once"
-    assert len(queue.generated) == 48 - done and len(queue.reused) == done
+    assert len(whole.generated) == 48 - done and len(whole.reused) == done
