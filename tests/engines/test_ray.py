@@ -21,7 +21,7 @@ from axolotl_safety.engines import choose
 from axolotl_safety.engines.base import EngineError, Failure, ModelSpec
 from axolotl_safety.engines.local.engine import WorkerEngine
 from axolotl_safety.engines.ray.child import shipped_files
-from axolotl_safety.engines.ray.cluster import cluster_lanes, forwarded, ray_launcher
+from axolotl_safety.engines.ray.cluster import cluster_replicas, forwarded, ray_launcher
 from axolotl_safety.util.errors import ConfigError
 
 ray = pytest.importorskip("ray")
@@ -56,9 +56,9 @@ def cluster(quick):
 def engine_on_ray(tmp_path, path="fine", replicas=2, python=None, **kw):
     models = {"target": ModelSpec(path)}
     config = EngineConfig(backend="ray", replicas=replicas, python=python)
-    launcher, lanes = ray_launcher(config, "transformers", models, FAKE_WORKER)
+    launcher, replicas = ray_launcher(config, "transformers", models, FAKE_WORKER)
     kw = {"batch_size": 4, "stall_seconds": 20, "load_seconds": 300} | kw
-    return Driven(WorkerEngine("transformers", tmp_path, models, replicas=lanes, launcher=launcher, **kw))
+    return Driven(WorkerEngine("transformers", tmp_path, models, replicas=replicas, launcher=launcher, **kw))
 
 
 def actor_pids(workers):
@@ -229,9 +229,11 @@ def test_what_an_actor_carries_along_suffices_on_a_node_that_has_only_python(tmp
     assert done.stdout.strip() == str(tmp_path / "axolotl_safety/engines/ray/host.py"), done.stderr
 
 
-def test_lanes_follow_the_clusters_gpus():
-    assert cluster_lanes([8, 8, 0], 1) == 16 and cluster_lanes([8, 6], 4) == 3 and cluster_lanes([2, 2], 4) == 0
-    assert cluster_lanes([0, 0, 0], 1) == 3 and cluster_lanes([0], 2) == 1
+def test_replicas_follow_the_clusters_gpus():
+    assert (
+        cluster_replicas([8, 8, 0], 1) == 16 and cluster_replicas([8, 6], 4) == 3 and cluster_replicas([2, 2], 4) == 0
+    )
+    assert cluster_replicas([0, 0, 0], 1) == 3 and cluster_replicas([0], 2) == 1
 
 
 def test_the_hubs_switches_go_along_and_secrets_do_not():

@@ -1,6 +1,6 @@
-"""A lane's child on some node of a Ray cluster: an actor that hosts our worker as a process of its own.
+"""A replica's child on some node of a Ray cluster: an actor that hosts our worker as a process of its own.
 
-An actor that dies, or whose node dies, is a dead child; what then happens is the lane's business, as everywhere.
+An actor that dies, or whose node dies, is a dead child; what then happens is the replica's business, as everywhere.
 """
 
 from __future__ import annotations
@@ -75,17 +75,17 @@ class RayChild:
     Args:
         ray: the module.
         actor: handle of the actor.
-        lane: for its name until it is placed.
+        replica: for its name until it is placed.
         needs: what it asks of a node, in words.
         log_path: where its log is kept here.
     """
 
-    def __init__(self, ray: Any, actor: Any, lane: int, needs: str, log_path: Path) -> None:
+    def __init__(self, ray: Any, actor: Any, replica: int, needs: str, log_path: Path) -> None:
         make_folder(log_path.parent)
         log_path.touch(mode=0o600)
         self.log_path = log_path
         self.pid = 0  # until it is placed
-        self.name = f"worker {lane} (not placed yet)"
+        self.name = f"worker {replica} (not placed yet)"
         self.started_at = time.monotonic()
         self.peak_rss_bytes = 0
         self.ended = False

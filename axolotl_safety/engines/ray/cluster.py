@@ -33,14 +33,14 @@ _FORWARDED = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETR
 
 @dataclass
 class RayLauncher:
-    """Starts lanes as actors of a Ray cluster.
+    """Starts replicas as actors of a Ray cluster.
 
     Attributes:
         ray: the module, connected.
         ours: whether the connection ends with the engine; a training run's own Ray stays.
         python: interpreter of the workers on the nodes; None means that of the nodes' Ray.
-        gpus: GPUs per lane; 0 on a cluster without.
-        lanes_per_node: lanes that share a node's cores, where no GPU does the work.
+        gpus: GPUs per replica; 0 on a cluster without.
+        replicas_per_node: replicas that share a node's cores, where no GPU does the work.
         worker_path: script or folder that the interpreter runs.
     """
 
@@ -48,11 +48,11 @@ class RayLauncher:
     ours: bool
     python: str | None = None
     gpus: int = 0
-    lanes_per_node: int = 1
+    replicas_per_node: int = 1
     worker_path: Path = WORKER
 
-    def start(self, arguments: Sequence[str], lane: int, log_path: Path) -> RayChild:
-        """Asks for an actor; it is placed, and its worker started, while other lanes go on."""
+    def start(self, arguments: Sequence[str], replica: int, log_path: Path) -> RayChild:
+        """Asks for an actor; it is placed, and its worker started, while other replicas go on."""
         start = "worker" if self.worker_path.is_dir() else f"worker/{self.worker_path.name}"
         # No cores are asked for: training's own workers may hold all of them.
         options = {"num_cpus": 0, "num_gpus": self.gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
@@ -64,12 +64,12 @@ class RayLauncher:
                 start,
                 arguments=list(arguments),
                 python=self.python,
-                lanes_here=None if self.gpus else self.lanes_per_node,
+                replicas_here=None if self.gpus else self.replicas_per_node,
                 environ=forwarded(os.environ),
             )
         )
         needs = f"{self.gpus} GPU(s) on one node" if self.gpus else "a node, whatever it holds"
-        return RayChild(self.ray, actor, lane, needs, log_path)
+        return RayChild(self.ray, actor, replica, needs, log_path)
 
     async def wait(self, children: Sequence[RayChild], news: asyncio.Event, seconds: float) -> None:
         """Waits until one of these children has something to say; a call to an actor is never long."""
@@ -121,7 +121,7 @@ def connect(address: str | None) -> tuple[Any, bool]:
 def ray_launcher(
     engine: EngineConfig, worker: str, models: Mapping[str, ModelSpec], worker_path: Path = WORKER
 ) -> tuple[RayLauncher, int]:
-    """Connects, and decides how many lanes there are and what each asks for.
+    """Connects, and decides how many replicas there are and what each asks for.
 
     Args:
         engine: the configuration; ``ray_address``, ``replicas``, ``tensor_parallel_size``, ``python``.
@@ -130,7 +130,7 @@ def ray_launcher(
         worker_path: script or folder that the interpreter runs; for tests.
 
     Returns:
-        The launcher, and the number of lanes.
+        The launcher, and the number of replicas.
 
     Raises:
         EngineError: Ray does not start, or the cluster has too few GPUs.
@@ -149,9 +149,9 @@ def ray_launcher(
             if engine.tensor_parallel_size is None and max(gpus) > 1:
                 smallest = min(card.total_bytes for card in cards)
                 group = tensor_parallel_size(engine, read_needs(models, on_cpu=False), smallest, max(gpus))
-        room = cluster_lanes(gpus, group)
-        lanes = room if engine.replicas == "auto" else engine.replicas
-        if lanes < 1 or (any(gpus) and lanes > room):
+        room = cluster_replicas(gpus, group)
+        replicas = room if engine.replicas == "auto" else engine.replicas
+        if replicas < 1 or (any(gpus) and replicas > room):
             raise EngineError(
                 f"safety.engine: replicas {engine.replicas} with {group} GPU(s) each, but the Ray cluster's nodes have "
                 f"{gpus} GPUs: room for {room}. Lower replicas or tensor_parallel_size."
@@ -160,9 +160,9 @@ def ray_launcher(
         if ours:
             ray.shutdown()
         raise
-    LOG.info("engine: %d lanes on a Ray cluster of %d nodes with %s GPUs", lanes, len(gpus), gpus)
+    LOG.info("engine: %d replicas on a Ray cluster of %d nodes with %s GPUs", replicas, len(gpus), gpus)
     wanted = group if any(gpus) else 0
-    return RayLauncher(ray, ours, engine.python, wanted, -(-lanes // len(gpus)), worker_path), lanes
+    return RayLauncher(ray, ours, engine.python, wanted, -(-replicas // len(gpus)), worker_path), replicas
 
 
 def node_gpus(ray: Any) -> list[int]:
@@ -170,7 +170,7 @@ def node_gpus(ray: Any) -> list[int]:
     return [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
 
 
-def cluster_lanes(gpus_by_node: Sequence[int], group: int) -> int:
+def cluster_replicas(gpus_by_node: Sequence[int], group: int) -> int:
     """Lanes that a cluster has room for: one per group of GPUs on one node; without GPUs, one per node."""
     if not any(gpus_by_node):
         return max(1, len(gpus_by_node))

@@ -1,4 +1,4 @@
-"""The node's side of a Ray lane: a worker process, and the calls by which the driver speaks with it.
+"""The node's side of a Ray replica: a worker process, and the calls by which the driver speaks with it.
 
 An actor carries this file and its few neighbours along (see `ray_child`), so that nothing is installed on the nodes.
 """
@@ -29,7 +29,7 @@ class Host:
         arguments: the worker's command line.
         python: interpreter; None means the actor's.
         worker_path: script or folder that the interpreter runs.
-        lanes_here: lanes that share this node's cores; None where a GPU does the work.
+        replicas_here: replicas that share this node's cores; None where a GPU does the work.
         environ: variables of the driver that the worker gets.
     """
 
@@ -39,12 +39,12 @@ class Host:
         arguments: Sequence[str],
         python: str | None,
         worker_path: str,
-        lanes_here: int | None,
+        replicas_here: int | None,
         environ: Mapping[str, str],
     ) -> None:
         os.environ.update(environ)
         # Ray gives an actor as many threads as it asked for cores, and it asked for none.
-        threads = max(1, (os.cpu_count() or 1) // lanes_here) if lanes_here else None
+        threads = max(1, (os.cpu_count() or 1) // replicas_here) if replicas_here else None
         self._log = Path(folder) / "worker.log"
         self._sent = 0
         self._child: Child | None = None
