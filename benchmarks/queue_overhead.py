@@ -84,7 +84,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def rss() -> int:
-    """Resident memory of this process now, in bytes."""
+    """LoadedModel memory of this process now, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 

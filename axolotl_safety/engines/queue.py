@@ -269,12 +269,9 @@ class _Slots:
 
     async def acquire(self, order: tuple[int, int]) -> None:
         """Wait for a slot."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (order, next(self._numbers), future))
-        if self._free and not self._dealing:
-            self._dealing = True
-            loop.call_soon(self._deal)  # once all that is ready has asked
+        self._deal_soon()
         try:
             await future
         except asyncio.CancelledError:
@@ -283,9 +280,14 @@ class _Slots:
             raise
 
     def release(self) -> None:
-        """Give a slot back."""
+        """Give a slot back; who held it may ask again before it is dealt."""
         self._free += 1
-        self._deal()
+        self._deal_soon()
+
+    def _deal_soon(self) -> None:
+        if self._free and self._waiting and not self._dealing:
+            self._dealing = True
+            asyncio.get_running_loop().call_soon(self._deal)
 
     def _deal(self) -> None:
         self._dealing = False

@@ -20,7 +20,7 @@ _TEMPLATE_TOKENS = 1024
 _GUARD_FRAME_TOKENS = 4096
 
 
-def refuse_resampling_without_scores(choice: str, sampling: Mapping[str, Sampling], backend: str) -> None:
+def check_resampling(choice: str, sampling: Mapping[str, Sampling], backend: str) -> None:
     """``choice: resample`` weighs by log p at the sampling temperature; not every engine gives that.
 
     Raises:

@@ -26,9 +26,9 @@ from axolotl_safety.guards.judge import BuiltinGuard, Guard, load_guards
 from axolotl_safety.methods.base import MethodContext, generating, may_answer, method_named
 from axolotl_safety.util.files import check_writable
 
-from .engine_models import engine_models, longest_sequence, refuse_resampling_without_scores, window_of
+from .engine_models import check_resampling, engine_models, longest_sequence, window_of
 from .sampling import resolve_sampling, warn_without_choice
-from .selection import reference_nlls, refuse_unscorable, scores_rows, select_tasks
+from .selection import check_scorable, reference_nlls, scores_rows, select_tasks
 
 # Raised when the same request would mean another draw (what a field of it says, how a seed is used): journals of before
 # then answer nothing.
@@ -142,7 +142,7 @@ def stage_inputs(cfg: Any, safety: SafetyConfig, backend: str | None = None, eng
         for index, method in methods.items()
     ]
     for entry in entries:
-        refuse_unscorable(safety, entry.method, entry.options, entry.source.name)
+        check_scorable(safety, entry.method, entry.options, entry.source.name)
     check_round_trip(tokens, [text for entry in entries for text in entry.sample_texts()], files.tokenizer_file)
     sampling = {
         method: resolve_sampling(
@@ -158,7 +158,7 @@ def stage_inputs(cfg: Any, safety: SafetyConfig, backend: str | None = None, eng
     guards = load_guards(safety.guard) if generates else []
     unchosen = scores_rows(safety, entries)
     backend = (backend or choose_backend(safety.engine)) if generates or engine or unchosen else "none"
-    refuse_resampling_without_scores(safety.choice, sampling, backend)
+    check_resampling(safety.choice, sampling, backend)
     inputs = StageInputs(
         safety=safety,
         base_model=str(cfg.base_model),

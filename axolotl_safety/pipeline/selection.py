@@ -39,7 +39,7 @@ def scores_rows(safety: SafetyConfig, entries: Sequence[Entry]) -> bool:
     return any(_rule(safety, entry.options) == "lowest_nll" and _limit(safety, entry) for entry in entries)
 
 
-def refuse_unscorable(safety: SafetyConfig, method: str, options: DatasetOptions, source: str) -> None:
+def check_scorable(safety: SafetyConfig, method: str, options: DatasetOptions, source: str) -> None:
     """Refuse `lowest_nll` where no reference is read.
 
     Raises:

@@ -16,7 +16,7 @@ from support.stage import config, safechain_rows, scripted, scripted_by_prompt, 
 
 from axolotl_safety.commands.plan import cli, gate, load, machine, report
 from axolotl_safety.commands.plan.cards import CARDS, Card
-from axolotl_safety.commands.plan.figures import Place
+from axolotl_safety.commands.plan.figures import Hardware
 from axolotl_safety.commands.plan.plan import make_plan
 from axolotl_safety.commands.plan.report import as_json, duration, show, show_trial, summary, trial_json, verdict
 from axolotl_safety.commands.plan.requests import Walk, Wanted, attempts, walk
@@ -30,8 +30,8 @@ from axolotl_safety.pipeline.stage import run_stage
 from axolotl_safety.util.errors import ConfigError, StageError
 from axolotl_safety.util.terminal import visible
 
-CPU = Place(())
-CARD = Place((CARDS["rtx4090"],))
+CPU = Hardware(())
+CARD = Hardware((CARDS["rtx4090"],))
 
 
 def plan_of(cfg, place=CPU, sample=None):
@@ -132,8 +132,8 @@ def test_a_plan_reads_a_journal_that_is_being_written(tmp_path):
     assert not (tmp_path / "absent.jsonl").exists()
 
 
-def small_card(gigabytes: float) -> Place:
-    return Place((replace(CARDS["rtx4090"], name="toy", memory_bytes=int(gigabytes * 1e9)),))
+def small_card(gigabytes: float) -> Hardware:
+    return Hardware((replace(CARDS["rtx4090"], name="toy", memory_bytes=int(gigabytes * 1e9)),))
 
 
 def test_what_does_not_fit_says_so_with_figures_and_ways_out(tmp_path, models):
@@ -150,7 +150,7 @@ def test_what_does_not_fit_says_so_with_figures_and_ways_out(tmp_path, models):
 
 def test_a_card_without_figures_is_no_reason_to_stop(tmp_path, models):
     cfg = config(tmp_path, models("qwen3"), tiny.direct_refusal_rows(5), max_hours=1)
-    plan = plan_of(cfg, Place((Card("NVIDIA Unheard-of", 24 << 30),)))
+    plan = plan_of(cfg, Hardware((Card("NVIDIA Unheard-of", 24 << 30),)))
     assert plan.can_run and plan.hours is None
     assert any("max_hours 1 is not checked" in warning for warning in plan.findings.warnings)
 
@@ -177,7 +177,7 @@ def test_the_gate_is_not_asked_when_nothing_is_left(tmp_path, models, monkeypatc
 def test_a_long_run_is_warned_of_only_without_a_limit(tmp_path, models, caplog, monkeypatch):
     cfg = config(tmp_path, models("qwen3"), tiny.direct_refusal_rows(5))
     plan = plan_of(cfg, CARD)
-    slow = Place((replace(CARDS["rtx4090"], bandwidth=1e3, flops=1e6),))
+    slow = Hardware((replace(CARDS["rtx4090"], bandwidth=1e3, flops=1e6),))
     assert not [one for one in plan.findings.warnings if "hours" in one]
     assert [one for one in plan_of(cfg, slow).findings.warnings if "safety.max_hours" in one]
     allowed = plan_of(config(tmp_path, models("qwen3"), tiny.direct_refusal_rows(5), max_hours=1e9), slow)

@@ -9,7 +9,7 @@ import pytest
 from support.shapes import published
 
 from axolotl_safety.commands.plan.cards import CARDS, named_card, reported_card
-from axolotl_safety.commands.plan.memory import Resident, transformers_memory, vllm_memory
+from axolotl_safety.commands.plan.memory import LoadedModel, transformers_memory, vllm_memory
 from axolotl_safety.commands.plan.speed import (
     RANGE,
     Efficiency,
@@ -38,7 +38,7 @@ def size(name: str) -> ModelSize:
 
 
 def resident(name: str, quantization: str | None = None, longest: int = 4096, usual: int = 1500, key: str = "target"):
-    return Resident(key, size(name), "bfloat16", quantization, longest, usual)
+    return LoadedModel(key, size(name), "bfloat16", quantization, longest, usual)
 
 
 @pytest.mark.parametrize(("name", "kib"), [(LLAMA_8B, 128), (QWEN3_8B, 144), (QWEN_7B, 56), (QWEN_1B, 28)])

@@ -10,7 +10,7 @@ import pytest
 from axolotl_safety.config import SafetyConfig
 from axolotl_safety.engines.base import Sampling
 from axolotl_safety.engines.choose import Interpreter, ask_interpreter, choose_backend, scores_at_any_temperature
-from axolotl_safety.pipeline.engine_models import refuse_resampling_without_scores
+from axolotl_safety.pipeline.engine_models import check_resampling
 from axolotl_safety.util.errors import ConfigError
 
 
@@ -85,8 +85,8 @@ def test_an_interpreter_that_does_not_run_is_said_so(tmp_path):
 def test_resampling_needs_scores_at_the_sampling_temperature():
     warm, cool = {"dgr": Sampling(0.7, 1.0, 0, 64)}, {"dgr": Sampling(1.0, 1.0, 0, 64)}
     with pytest.raises(ConfigError, match=r"dgr 0\.7.*vllm.*temperature: 1\.0"):
-        refuse_resampling_without_scores("resample", warm, "vllm")
-    refuse_resampling_without_scores("resample", cool, "vllm")
-    refuse_resampling_without_scores("lowest_nll", warm, "vllm")
-    refuse_resampling_without_scores("resample", warm, "transformers")
+        check_resampling("resample", warm, "vllm")
+    check_resampling("resample", cool, "vllm")
+    check_resampling("lowest_nll", warm, "vllm")
+    check_resampling("resample", warm, "transformers")
     assert not scores_at_any_temperature("openai") and scores_at_any_temperature("transformers")

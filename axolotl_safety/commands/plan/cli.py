@@ -43,7 +43,7 @@ def _run(
     from axolotl_safety.util.files import writing_in
 
     from .cards import machine_cards, named_card
-    from .figures import Place
+    from .figures import Hardware
     from .load import load_config, plan_run
     from .report import as_json, show
 
@@ -51,19 +51,19 @@ def _run(
         raise ConfigError("--try and --measure-shift run on this machine, so they cannot be combined with --gpu.")
     if gpus and not gpu and gpus > len(machine_cards()):
         raise ConfigError(f"--gpus {gpus}: this machine has {len(machine_cards())}. Name a card with --gpu.")
-    place = Place((named_card(gpu),) * (gpus or 1), True) if gpu else Place(tuple(machine_cards()[:gpus]))
+    place = Hardware((named_card(gpu),) * (gpus or 1), True) if gpu else Hardware(tuple(machine_cards()[:gpus]))
     cfg = load_config(config, place)
     stderr = json_path == "-"
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     console = Console(stderr=stderr, width=None if terminal else 120)
-    plan, machine, prepared = plan_run(cfg, place, engine_wanted=measure is not None)
+    plan, machine, inputs = plan_run(cfg, place, engine_wanted=measure is not None)
     show(console, plan, machine)
     found = as_json(plan, machine)
     if measure:
         from .report import show_shift
         from .shift import measure_shift
 
-        figures = measure_shift(cfg, prepared, measure)
+        figures = measure_shift(cfg, inputs, measure)
         show_shift(console, figures)
         found["shift"] = [asdict(one) for one in figures]
     if tries:
@@ -72,7 +72,7 @@ def _run(
 
         if plan.engine is not None and not plan.engine.fits:
             raise ConfigError("--try: generation does not fit this card, see above.")
-        trial = try_rows(cfg, prepared, plan, tries)
+        trial = try_rows(cfg, inputs, plan, tries)
         show_trial(console, trial)
         found["trial"] = trial_json(trial)
     if json_path:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from axolotl_safety.engines.gpu.sizes import ModelSize
 
 from .cards import Card
-from .memory import EngineMemory, Resident
+from .memory import EngineMemory, LoadedModel
 from .training import Training, TrainingMemory
 from .workload import Workload
 
 
 @dataclass(frozen=True)
-class Place:
+class Hardware:
     """Where a run would take place.
 
     Attributes:
@@ -47,10 +47,10 @@ class Plan:
 
     model: str
     backend: str
-    place: Place
+    place: Hardware
     copies: int
     sizes: Mapping[str, ModelSize]
-    residents: Mapping[str, Resident]
+    residents: Mapping[str, LoadedModel]
     load: Workload
     engine: EngineMemory | None
     seconds: Mapping[str, float] | None

@@ -25,31 +25,31 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count == 0 or count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 
-def look(cfg: Any, prepared: StageInputs, plan: Plan) -> Findings:
+def look(cfg: Any, inputs: StageInputs, plan: Plan) -> Findings:
     """Judge a plan."""
     problems: list[str] = []
     warnings: list[str] = []
     generates = bool(plan.load.requests) and plan.backend != "none" and backend_named(plan.backend).local
     if generates and plan.place.card is not None:
-        _engine(prepared, plan, problems, warnings)
+        _engine(inputs, plan, problems, warnings)
     elif generates:
         _cpu(plan, problems, warnings)
     if plan.place.card is not None:
         _training(cfg, plan, problems, warnings)
-    _time(prepared, plan, problems, warnings)
-    free = machine.free_disk_bytes(prepared.work_dir)
+    _time(inputs, plan, problems, warnings)
+    free = machine.free_disk_bytes(inputs.work_dir)
     if plan.disk_bytes > free and not plan.place.elsewhere:
         problems.append(
-            f"work_dir {str(prepared.work_dir)!r} has {gigabytes(free)} left, and journal and datasets will take about "
+            f"work_dir {str(inputs.work_dir)!r} has {gigabytes(free)} left, and journal and datasets will take about "
             f"{gigabytes(plan.disk_bytes)}. Set safety.work_dir to a larger disk."
         )
     return Findings(tuple(problems), tuple(warnings), tuple(_assumptions(plan)))
 
 
-def _engine(prepared: StageInputs, plan: Plan, problems: list[str], warnings: list[str]) -> None:
-    card, memory, engine = plan.place.card, plan.engine, prepared.safety.engine
+def _engine(inputs: StageInputs, plan: Plan, problems: list[str], warnings: list[str]) -> None:
+    card, memory, engine = plan.place.card, plan.engine, inputs.safety.engine
     if memory is None:
-        unknown = sorted(set(prepared.models) - set(plan.sizes))
+        unknown = sorted(set(inputs.models) - set(plan.sizes))
         warnings.append(f"the size of {', '.join(unknown)} cannot be told, so whether it fits is not known.")
         return
     bfloat16 = engine.dtype in ("auto", "bfloat16")
@@ -73,19 +73,19 @@ def _engine(prepared: StageInputs, plan: Plan, problems: list[str], warnings: li
     problems.append(
         f"generation does not fit {card.name}: of {gigabytes(memory.capacity_bytes)} that the engine may use, weights "
         f"take {gigabytes(weights)} and overhead {gigabytes(overhead)}; {gigabytes(seat.cache_bytes)} of cache hold "
-        f"{seat.tokens} tokens, and the longest sequence of {seat.name} has {seat.longest}. {_ways(prepared, plan)}"
+        f"{seat.tokens} tokens, and the longest sequence of {seat.name} has {seat.longest}. {_ways(inputs, plan)}"
     )
 
 
-def _ways(prepared: StageInputs, plan: Plan) -> str:
+def _ways(inputs: StageInputs, plan: Plan) -> str:
     """What would make the engine smaller, without what is set already."""
-    engine = prepared.safety.engine
+    engine = inputs.safety.engine
     ways = []
     if engine.quantization is None:
         ways.append(f"engine.quantization: {'fp8 or ' if plan.backend == 'vllm' else ''}bitsandbytes")
     elif engine.quantization == "fp8":
         ways.append("engine.quantization: bitsandbytes")
-    limit = max((drawn.max_new_tokens for drawn in prepared.sampling.values()), default=0)
+    limit = max((drawn.max_new_tokens for drawn in inputs.sampling.values()), default=0)
     ways.append(f"sampling.max_new_tokens below {limit}")
     if plan.backend == "vllm":
         seqs = engine.max_num_seqs or 256
@@ -156,8 +156,8 @@ def _training_ways(plan: Plan) -> str:
     return f"Ways out: {'; '.join(ways)}; a smaller base_model; a larger card."
 
 
-def _time(prepared: StageInputs, plan: Plan, problems: list[str], warnings: list[str]) -> None:
-    limit = prepared.safety.max_hours
+def _time(inputs: StageInputs, plan: Plan, problems: list[str], warnings: list[str]) -> None:
+    limit = inputs.safety.max_hours
     if plan.hours is None:
         if plan.load.requests and (limit is not None or plan.place.card is not None):
             warnings.append(

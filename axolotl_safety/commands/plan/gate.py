@@ -10,20 +10,20 @@ from axolotl_safety.pipeline.inputs import StageInputs
 from axolotl_safety.util.errors import ConfigError
 
 from .cards import machine_cards
-from .figures import Place, Plan
+from .figures import Hardware, Plan
 from .plan import make_plan
 
 LOG = logging.getLogger(__name__)
 _SAMPLE_ROWS = 64  # per entry: enough for hours to a tenth, and a fraction of a second to look at
 
 
-def check_plan(cfg: Any, prepared: StageInputs, journals: dict[str, Journal]) -> Plan:
+def check_plan(cfg: Any, inputs: StageInputs, journals: dict[str, Journal]) -> Plan:
     """Plan what is left on this machine's cards, and stop what cannot work.
 
     Raises:
         ConfigError: it cannot fit, or takes longer than ``safety.max_hours``.
     """
-    plan = make_plan(cfg, prepared, journals, Place(tuple(machine_cards())), _SAMPLE_ROWS)
+    plan = make_plan(cfg, inputs, journals, Hardware(tuple(machine_cards())), _SAMPLE_ROWS)
     for warning in plan.findings.warnings:
         LOG.warning("plan: %s", warning)
     if plan.findings.problems:

@@ -14,11 +14,11 @@ from axolotl_safety.util.errors import ConfigError
 
 from . import machine
 from .cards import Card
-from .figures import Place, Plan
+from .figures import Hardware, Plan
 from .plan import make_plan
 
 
-def load_config(path: Path, place: Place) -> Any:
+def load_config(path: Path, place: Hardware) -> Any:
     """The validated config. Axolotl asks for the GPU that the plan is for, not for this machine's.
 
     Raises:
@@ -48,11 +48,11 @@ def capabilities_of(card: Card, count: int) -> dict[str, Any]:
     }
 
 
-def plan_run(cfg: Any, place: Place, engine_wanted: bool = False) -> tuple[Plan, dict[str, Any], StageInputs]:
+def plan_run(cfg: Any, place: Hardware, engine_wanted: bool = False) -> tuple[Plan, dict[str, Any], StageInputs]:
     """Plan a config on this machine, or for cards elsewhere; with the engine wanted even where nothing is generated.
 
     Returns:
-        The plan, what was found out about the machine, and the prepared stage.
+        The plan, what was found out about the machine, and the inputs stage.
     """
     from axolotl_safety.config.section import section
 
@@ -60,14 +60,14 @@ def plan_run(cfg: Any, place: Place, engine_wanted: bool = False) -> tuple[Plan,
     assumed = None
     if place.elsewhere and engine.backend in ("auto", "vllm"):
         assumed = "vllm"  # what the other machine has installed cannot be seen from here
-    prepared = stage_inputs(cfg, section(cfg), assumed, engine_wanted)
-    journals = prepared.open_journals(read_only=True)
+    inputs = stage_inputs(cfg, section(cfg), assumed, engine_wanted)
+    journals = inputs.open_journals(read_only=True)
     try:
-        plan = make_plan(cfg, prepared, journals, place)
+        plan = make_plan(cfg, inputs, journals, place)
     finally:
         for journal in journals.values():
             journal.close()
-    closed = machine.access(names_of(cfg, prepared)) if plan.load.requests else {}
+    closed = machine.access(names_of(cfg, inputs)) if plan.load.requests else {}
     said = [f"{name}: {word}." for name, word in closed.items() if word]
     findings = plan.findings
     if assumed and engine.backend == "auto":
@@ -77,10 +77,10 @@ def plan_run(cfg: Any, place: Place, engine_wanted: bool = False) -> tuple[Plan,
     else:
         findings = replace(findings, problems=(*findings.problems, *said))
     found = {"versions": machine.versions(engine.python), "access": closed}
-    return replace(plan, findings=findings), found, prepared
+    return replace(plan, findings=findings), found, inputs
 
 
-def names_of(cfg: Any, prepared: StageInputs) -> list[tuple[str, str | None]]:
+def names_of(cfg: Any, inputs: StageInputs) -> list[tuple[str, str | None]]:
     """The models that a run reads, and their revisions."""
-    guards = [(guard.files.spec.path, None) for guard in prepared.guards if isinstance(guard, ModelGuard)]
+    guards = [(guard.files.spec.path, None) for guard in inputs.guards if isinstance(guard, ModelGuard)]
     return [(str(cfg.base_model), cfg.revision_of_model), *guards]

@@ -24,7 +24,7 @@ _GROWTH = 1.5  # the transformers worker's cache grows by half, and for a moment
 
 
 @dataclass(frozen=True)
-class Resident:
+class LoadedModel:
     """One model of the engine.
 
     Attributes:
@@ -59,7 +59,7 @@ class Resident:
 
 
 @dataclass(frozen=True)
-class Seat:
+class ModelMemory:
     """What one model gets on each card of its group.
 
     Attributes:
@@ -90,7 +90,7 @@ class EngineMemory:
 
     card_bytes: int
     capacity_bytes: int
-    seats: tuple[Seat, ...]
+    seats: tuple[ModelMemory, ...]
     parallel: int
     in_turn: bool = False
 
@@ -101,7 +101,7 @@ class EngineMemory:
 
 
 def vllm_memory(
-    models: Sequence[Resident],
+    models: Sequence[LoadedModel],
     card_bytes: int,
     utilization: float = 0.9,
     max_num_seqs: int | None = None,
@@ -132,12 +132,12 @@ def vllm_memory(
         cache = max(0, given[model.name].gpu_bytes - weights - overhead)
         tokens = cache // -(-model.kv_bytes // parallel)
         slots = min(limit, tokens // max(1, model.usual)) if shares and tokens >= model.longest else 0
-        seats.append(Seat(model.name, weights, overhead, cache, tokens, slots, model.longest))
+        seats.append(ModelMemory(model.name, weights, overhead, cache, tokens, slots, model.longest))
     in_turn = len(models) > 1 and all(share.alone for share in given.values())
     return EngineMemory(card_bytes, capacity, tuple(seats), parallel, in_turn)
 
 
-def transformers_memory(models: Sequence[Resident], card_bytes: int, batch_size: int) -> EngineMemory:
+def transformers_memory(models: Sequence[LoadedModel], card_bytes: int, batch_size: int) -> EngineMemory:
     """The transformers worker: up to ``batch_size`` sequences, each with room for the longest."""
     capacity = int(_USABLE * card_bytes)
     weights = [model.weight_bytes for model in models]
@@ -149,7 +149,7 @@ def transformers_memory(models: Sequence[Resident], card_bytes: int, batch_size:
         tokens = int(cache / _GROWTH) // max(1, model.kv_bytes)
         slots = min(batch_size, tokens // max(1, model.longest))
         context = int(CONTEXT_BYTES) if index == 0 else 0
-        seats.append(Seat(model.name, weights[index], overhead + context, cache, tokens, slots, model.longest))
+        seats.append(ModelMemory(model.name, weights[index], overhead + context, cache, tokens, slots, model.longest))
     return EngineMemory(card_bytes, capacity, tuple(seats), 1)
 
 

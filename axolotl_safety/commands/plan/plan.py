@@ -17,9 +17,9 @@ from axolotl_safety.pipeline.inputs import StageInputs
 from axolotl_safety.util.errors import ConfigError
 
 from . import machine
-from .figures import Findings, Place, Plan
+from .figures import Findings, Hardware, Plan
 from .findings import look
-from .memory import EngineMemory, Resident, transformers_memory, vllm_memory
+from .memory import EngineMemory, LoadedModel, transformers_memory, vllm_memory
 from .requests import walk
 from .speed import RANGE, combined, tokens_per_second, total_seconds
 from .training import from_axolotl, training_memory
@@ -29,18 +29,18 @@ _LIVE = 0.7  # of its final length a sequence under way has on average; long one
 
 
 def make_plan(
-    cfg: Any, prepared: StageInputs, journals: dict[str, Journal], place: Place, sample: int | None = None
+    cfg: Any, inputs: StageInputs, journals: dict[str, Journal], place: Hardware, sample: int | None = None
 ) -> Plan:
     """Plan a run, by ``sample`` rows of each entry if that is set. Nothing is loaded, asked or written."""
-    prepared = prepared.selected()
-    load = workload(prepared, walk(prepared, journals, sample))
-    sizes = {name: size for name, files in _files(prepared).items() if (size := _size(files)) is not None}
+    inputs = inputs.selected()
+    load = workload(inputs, walk(inputs, journals, sample))
+    sizes = {name: size for name, files in _files(inputs).items() if (size := _size(files)) is not None}
     engine, copies = None, 1
     seconds = rate = None
-    residents = _residents(prepared, sizes, load, bool(place.cards))
-    record = None if prepared.backend == "none" else backend_named(prepared.backend)
-    if place.card is not None and len(residents) == len(prepared.models) and record is not None and record.local:
-        engine, copies = _engine(prepared, residents, place)
+    residents = _residents(inputs, sizes, load, bool(place.cards))
+    record = None if inputs.backend == "none" else backend_named(inputs.backend)
+    if place.card is not None and len(residents) == len(inputs.models) and record is not None and record.local:
+        engine, copies = _engine(inputs, residents, place)
         seats = {seat.name: seat for seat in engine.seats}
         group = combined(place.card, engine.parallel)
         eager = not record.paged
@@ -58,8 +58,8 @@ def make_plan(
     completions = sum(phase.requests for phase in load.phases)
     written = sum(phase.new_tokens for phase in load.phases)
     plan = Plan(
-        prepared.files.spec.path,
-        prepared.backend,
+        inputs.files.spec.path,
+        inputs.backend,
         place,
         copies,
         sizes,
@@ -73,12 +73,12 @@ def make_plan(
         machine.disk_bytes(completions, written),
         Findings((), (), ()),
     )
-    return replace(plan, findings=look(cfg, prepared, plan))
+    return replace(plan, findings=look(cfg, inputs, plan))
 
 
-def _files(prepared: StageInputs) -> dict[str, ModelFiles]:
-    guards = {guard.key: guard.files for guard in prepared.guards if isinstance(guard, ModelGuard)}
-    return {"target": prepared.files} | guards
+def _files(inputs: StageInputs) -> dict[str, ModelFiles]:
+    guards = {guard.key: guard.files for guard in inputs.guards if isinstance(guard, ModelGuard)}
+    return {"target": inputs.files} | guards
 
 
 def _size(files: ModelFiles) -> ModelSize | None:
@@ -88,21 +88,21 @@ def _size(files: ModelFiles) -> ModelSize | None:
         return None
 
 
-def _residents(prepared: StageInputs, sizes: Mapping[str, ModelSize], load: Workload, gpu: bool) -> list[Resident]:
+def _residents(inputs: StageInputs, sizes: Mapping[str, ModelSize], load: Workload, gpu: bool) -> list[LoadedModel]:
     """The models that share a card, the target first."""
     usual_new = sum(phase.new_tokens for phase in load.phases if phase.model == "target")
     completions = sum(phase.requests for phase in load.phases if phase.model == "target" and phase.new_tokens)
     live = load.usual_prompt + _LIVE * usual_new / completions if completions else load.longest["target"] / 2
     made = []
-    for name, files in _files(prepared).items():
+    for name, files in _files(inputs).items():
         if name not in sizes:
             continue
-        longest = load.longest.get(name, prepared.sequence_len)
-        if prepared.backend == "vllm":  # which is started for the longest that could be asked
-            longest = prepared.models[name].max_model_len or longest
+        longest = load.longest.get(name, inputs.sequence_len)
+        if inputs.backend == "vllm":  # which is started for the longest that could be asked
+            longest = inputs.models[name].max_model_len or longest
         usual = live if name == "target" else _guard_prompt(load, name) or longest / 2
         dtype = weight_dtype(files.spec, files.config, on_cpu=not gpu)
-        made.append(Resident(name, sizes[name], dtype, quantization_of(files), longest, max(1, round(usual))))
+        made.append(LoadedModel(name, sizes[name], dtype, quantization_of(files), longest, max(1, round(usual))))
     return made
 
 
@@ -122,11 +122,11 @@ def quantization_of(files: ModelFiles) -> str | None:
     return "bitsandbytes" if four else "fp8"
 
 
-def _engine(prepared: StageInputs, residents: Sequence[Resident], place: Place) -> tuple[EngineMemory, int]:
+def _engine(inputs: StageInputs, residents: Sequence[LoadedModel], place: Hardware) -> tuple[EngineMemory, int]:
     """Memory of one card, and how many copies of the engine run."""
-    engine, card, count = prepared.safety.engine, place.card, len(place.cards)
+    engine, card, count = inputs.safety.engine, place.card, len(place.cards)
     assert card is not None
-    if not backend_named(prepared.backend).paged:
+    if not backend_named(inputs.backend).paged:
         return transformers_memory(residents, card.memory_bytes, engine.batch_size), _copies(engine.replicas, count)
     needs = {resident.name: resident.need for resident in residents}
     try:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .cards import Card
-from .memory import Resident, Seat
+from .memory import LoadedModel, ModelMemory
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Phase:
 
 
 def step_seconds(
-    model: Resident, card: Card, batch: float, context: float, efficiency: Efficiency, eager: bool = False
+    model: LoadedModel, card: Card, batch: float, context: float, efficiency: Efficiency, eager: bool = False
 ) -> float:
     """Seconds of one decoding step of ``batch`` sequences that hold ``context`` tokens each.
 
@@ -92,7 +92,12 @@ def step_seconds(
 
 
 def tokens_per_second(
-    model: Resident, seat: Seat, card: Card, efficiency: Efficiency, eager: bool = False, slots: float | None = None
+    model: LoadedModel,
+    seat: ModelMemory,
+    card: Card,
+    efficiency: Efficiency,
+    eager: bool = False,
+    slots: float | None = None,
 ) -> float:
     """Tokens written per second with all slots busy."""
     batch = max(1.0, min(seat.slots, slots or seat.slots))
@@ -100,7 +105,7 @@ def tokens_per_second(
 
 
 def phase_seconds(
-    phase: Phase, model: Resident, seat: Seat, card: Card, efficiency: Efficiency, eager: bool = False
+    phase: Phase, model: LoadedModel, seat: ModelMemory, card: Card, efficiency: Efficiency, eager: bool = False
 ) -> float:
     """Seconds of one phase on one copy of the engine: prefill, and decoding with busy slots."""
     if not phase.requests:
@@ -116,7 +121,7 @@ def phase_seconds(
 
 
 def drain_seconds(
-    phases: Sequence[Phase], models: Mapping[str, Resident], card: Card, efficiency: Efficiency, eager: bool = False
+    phases: Sequence[Phase], models: Mapping[str, LoadedModel], card: Card, efficiency: Efficiency, eager: bool = False
 ) -> float:
     """When nothing waits any more, the slots empty one by one; the last completion is a long one. Once for all phases,
     since no phase waits for another to end."""
@@ -139,8 +144,8 @@ def combined(card: Card, count: int) -> Card:
 
 def total_seconds(
     phases: Sequence[Phase],
-    models: dict[str, Resident],
-    seats: dict[str, Seat],
+    models: dict[str, LoadedModel],
+    seats: dict[str, ModelMemory],
     card: Card,
     copies: int = 1,
     eager: bool = False,

@@ -13,7 +13,7 @@ from .reading import TEXTS, Entry, read_texts, text_sizes
 _CAPS = (16000, 8000, 4000, 2000, 1000, 500)  # characters shown of one text
 _ROW_BYTES = 420  # what a row takes besides its texts
 
-Place = tuple[int, int]  # index of the entry and of the row in it
+Hardware = tuple[int, int]  # index of the entry and of the row in it
 
 
 def embed(value: Any) -> str:
@@ -52,7 +52,7 @@ def choose_samples(entries: Sequence[Entry], budget: int, texts: bool) -> list[d
     return list(_fitting(shown, order, budget))
 
 
-def _fitting(shown: dict[Place, dict[str, Any]], order: Sequence[Place], budget: int) -> Iterator[dict[str, Any]]:
+def _fitting(shown: dict[Hardware, dict[str, Any]], order: Sequence[Hardware], budget: int) -> Iterator[dict[str, Any]]:
     """What really fits, once the texts are known: the last to be chosen go first."""
     size = {place: len(embed(row).encode()) for place, row in shown.items()}
     spent, kept = 0, set()
@@ -65,19 +65,19 @@ def _fitting(shown: dict[Place, dict[str, Any]], order: Sequence[Place], budget:
     return (row for place, row in shown.items() if place in kept)
 
 
-def _group(entries: Sequence[Entry], place: Place) -> tuple[int, str, str, str]:
+def _group(entries: Sequence[Entry], place: Hardware) -> tuple[int, str, str, str]:
     row = entries[place[0]].rows[place[1]]
     return (place[0], row["status"], row["reason"] or "", row["label"] or "")
 
 
-def _in_turns(entries: Sequence[Entry]) -> Iterator[Place]:
+def _in_turns(entries: Sequence[Entry]) -> Iterator[Hardware]:
     """Every row's place: one of each group, then the next of each."""
-    groups: dict[tuple[int, str, str, str], list[Place]] = defaultdict(list)
+    groups: dict[tuple[int, str, str, str], list[Hardware]] = defaultdict(list)
     for index, entry in enumerate(entries):
         for row in range(len(entry.rows)):
             groups[_group(entries, (index, row))].append((index, row))
 
-    def drawn(place: Place) -> bytes:
+    def drawn(place: Hardware) -> bytes:
         return hashlib.sha256(entries[place[0]].rows[place[1]]["row_id"].encode()).digest()
 
     queues = [sorted(groups[name], key=drawn) for name in sorted(groups)]
@@ -85,7 +85,7 @@ def _in_turns(entries: Sequence[Entry]) -> Iterator[Place]:
         yield from (queue[turn] for queue in queues if turn < len(queue))
 
 
-def _row(entries: Sequence[Entry], place: Place) -> dict[str, Any]:
+def _row(entries: Sequence[Entry], place: Hardware) -> dict[str, Any]:
     row = entries[place[0]].rows[place[1]]
     tried = Counter(reason or "accepted" for reason in row["candidate_reasons"] or [])
     answer = (row["response_tokens"] or 0) - (row["thought_tokens"] or 0)

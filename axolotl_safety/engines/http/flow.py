@@ -175,7 +175,8 @@ class Flow:
 
     def _look(self) -> None:
         """Where everything under way is a refusal, find out whether that is the server's fault."""
-        if self._held and not self._trusted and self._checking is None and len(self._held) >= self._under_way:
+        undecided = not self._trusted and not self._verdict.done() and self._checking is None
+        if undecided and self._held and len(self._held) >= self._under_way:
             self._checking = asyncio.create_task(self._check())
 
     async def _check(self) -> None:
