@@ -2,6 +2,8 @@
 
 import gc
 import json
+import sys
+import types
 import weakref
 from dataclasses import replace
 
@@ -15,6 +17,7 @@ from axolotl_safety.engines.local.messages import encode, request_message
 
 import transformers_backend  # isort: skip
 import turns
+import vllm_backend
 from items import item_of
 from loading import inspect_model
 from protocol import LoadError
@@ -78,6 +81,65 @@ def judged(one):
 
 def rows(count):
     return [request(f"{i}/1", (3 + i % 90, 5, 7), 2 + i % 4) for i in range(count)]
+
+
+class FakeServed:
+    """What a model in vLLM looks like to the backend. It answers all that the child may have of it in one step, so that
+    it is idle whenever the next ones are on their way."""
+
+    def __init__(self, llm, max_num_seqs, chunk, send):
+        self.waiting, self.active, self.tokens_drawn = [], 0, 0
+
+    @property
+    def busy(self):
+        return bool(self.waiting)
+
+    def add(self, item):
+        self.waiting.append(item)
+
+    def step(self):
+        done, self.waiting = self.waiting, []
+        return [{"type": "completion", "id": item.number} for item in done]
+
+    def cancel(self):
+        self.waiting = []
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """A backend with a vLLM that only counts what it starts, for models that must be alone."""
+    started = []
+    fake = types.SimpleNamespace(__version__="0.0", LLM=lambda model, **_: started.append(model))
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    monkeypatch.setitem(sys.modules, "vllm_model", types.SimpleNamespace(ServedModel=FakeServed))
+    helper = types.SimpleNamespace(let_seeds_survive_chunks=lambda: None)
+    monkeypatch.setitem(sys.modules, "vllm_cpu", helper)
+    monkeypatch.setattr(vllm_backend, "set_environment", lambda *_: None)
+    monkeypatch.setattr(vllm_backend, "arguments", lambda spec, *_: {"model": spec["path"], "max_num_seqs": 4})
+    memory = {name: {"alone": True} for name in ("target", "guard0")}
+    backend = vllm_backend.VllmBackend({"memory": memory}, None, lambda message: None)
+    return backend, started
+
+
+def test_in_vllm_a_model_keeps_its_turn_until_nothing_waits_for_it(vllm):
+    backend, started = vllm
+    results = served(backend, rows(200), judged)
+    assert len(results) == 200 * 3 + 40 * 3
+    # Every row's first completion, its verdicts, and once more for those that are asked again.
+    assert started == ["target", "guard0", "target", "guard0"]
+
+
+def test_what_a_result_brings_for_the_same_model_finds_it_still_loaded(vllm):
+    backend, started = vllm
+    for number, model in enumerate(("target", "guard0")):
+        backend.load(model, {"path": model})
+        backend.add(item(number, request(model, model=model)))
+    assert [message["id"] for message in backend.step()] == [0]
+    assert backend.step() == []  # it waits for a moment
+    backend.add(item(2, request("next")))
+    assert [message["id"] for message in backend.step()] == [2] and started == ["target"]
+    done = [message["id"] for _ in range(3) for message in backend.step()]
+    assert done == [1] and started == ["target", "guard0"] and not backend.busy
 
 
 @pytest.fixture
