@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from protocol import LoadError
 from support.engines import WORKER, is_running, tiny_model, wait_until
+
+from protocol import LoadError  # isort: skip
 from vllm_options import arguments, prefill_chunk
 
 

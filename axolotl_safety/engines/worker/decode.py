@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from items import GenerateItem, failure
 from loading import Loaded
-from rows import Row, Send, announce, book, is_out_of_memory, prefill, release_memory, take_group
+from rows import Row, Send, announce, book, is_out_of_memory, prefill, take_group
 from sampling import Warp, sample
 from slots import SlotCache
 from torch import Tensor
@@ -39,6 +39,7 @@ class Decoder:
         self._rows: list[Row] = []
         self._joining: list[Row] = []
         self._calm = 0  # completions since memory last ran out
+        self.short_of_memory = False  # memory ran out on one row alone
 
     @property
     def busy(self) -> bool:
@@ -49,6 +50,11 @@ class Decoder:
     def active(self) -> int:
         """Rows in the batch."""
         return len(self._rows)
+
+    @property
+    def items(self) -> list[GenerateItem]:
+        """Those without a result."""
+        return [row.item for row in (*self._rows, *self._waiting)]
 
     def add(self, item: GenerateItem) -> None:
         """Queues an item."""
@@ -71,25 +77,35 @@ class Decoder:
             messages = None
         if messages is None:  # outside of the handler, whose traceback keeps the tensors alive
             return self._shed()
+        self.short_of_memory = False
         self._calm += sum(message["type"] == "completion" for message in messages)
         if self._limit < self._batch_size and self._calm >= 2 * self._limit:
             # The longest come first, so room is found again as the run goes on.
             self._limit, self._calm = min(self._batch_size, self._limit + max(1, self._limit // 2)), 0
         return messages
 
-    def _shed(self) -> list[dict[str, Any]]:
+    def requeue(self) -> int:
+        """Gives the batch's memory back. Its rows go back to the queue; returns how many."""
         rows = self._rows + self._joining
+        self._waiting.extendleft(reversed(rows))
         self._rows, self._joining = [], []
         self._drop_cache()
-        release_memory(self.loaded.device)
+        torch.cuda.empty_cache()  # so that what comes next finds room in one piece
+        return len(rows)
+
+    def _shed(self) -> list[dict[str, Any]]:
+        count = self.requeue()
         self._calm = 0
-        if len(rows) == 1:
-            item = rows[0].item
+        if count > 1:
+            self._limit = count // 2
+            LOG.warning("out of memory with %d rows; going on with %d", count, self._limit)
+        elif self.short_of_memory:
+            item = self._waiting.popleft().item
+            self.short_of_memory = False
             need = len(item.prompt) + item.max_new_tokens
             return [failure(item, f"Out of memory on this request alone (up to {need} tokens); shorten it.")]
-        self._limit = max(1, len(rows) // 2)
-        LOG.warning("out of memory with %d rows; going on with %d", len(rows), self._limit)
-        self._waiting.extendleft(reversed(rows))
+        else:
+            self.short_of_memory = True  # a last try follows, once other models have made room
         return []
 
     def _advance(self) -> list[dict[str, Any]]:

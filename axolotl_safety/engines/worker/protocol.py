@@ -11,10 +11,11 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, Protocol
+from typing import Any
 
 import lifeline
-from items import Item, item_of
+from items import item_of
+from turns import Turns
 
 Message = dict[str, Any]
 _HEARTBEAT_SECONDS = 1.0
@@ -26,29 +27,6 @@ class LoadError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
-
-
-class Backend(Protocol):
-    """What runs the models. `step` advances everything a little, so that new items can join at any time."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether `step` has something to do."""
-
-    def load(self, name: str, spec: Message) -> None:
-        """Loads a model under a name. Raises `LoadError`."""
-
-    def add(self, item: Item) -> None:
-        """Queues an item for a model that was loaded."""
-
-    def step(self) -> list[Message]:
-        """Advances by one small piece of work; returns what became of items: started, completion, score, failure."""
-
-    def cancel(self) -> None:
-        """Forgets every item."""
-
-    def progress(self) -> Message:
-        """Figures for a heartbeat."""
 
 
 class _Log(io.RawIOBase):
@@ -117,7 +95,7 @@ def peak_rss_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def serve(backend: Backend, channel: Channel) -> int:
+def serve(backend: Turns, channel: Channel) -> int:
     """Takes messages and works until told to end.
 
     The heartbeat comes from this loop and not from a thread, so that a hang is seen as silence.
@@ -152,7 +130,7 @@ def serve(backend: Backend, channel: Channel) -> int:
         return 1
 
 
-def _load(backend: Backend, channel: Channel, name: str, spec: Message) -> None:
+def _load(backend: Turns, channel: Channel, name: str, spec: Message) -> None:
     channel.send({"type": "loading", "name": name})
     started = time.monotonic()
     backend.load(name, spec)

@@ -116,9 +116,3 @@ def book(
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that memory ran out; not all of them have the type for it."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _MEMORY_WORDS)
-
-
-def release_memory(device: torch.device) -> None:
-    """Gives cached blocks back, so that a smaller batch finds room in one piece."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from items import ScoreItem, failure
 from loading import Loaded
-from rows import Send, is_out_of_memory, release_memory, take_group
+from rows import Send, is_out_of_memory, take_group
 from torch import Tensor
 from transformers.utils import ModelOutput
 
@@ -31,6 +31,7 @@ class Scorer:
         self._send = send
         self._batch_size = self._limit = batch_size
         self._waiting: deque[ScoreItem] = deque()
+        self.short_of_memory = False  # memory ran out on one item alone
         self._decoder = loaded.model.get_decoder()
         if self._decoder is loaded.model:  # an older model class: ask by its prefix
             self._decoder = loaded.model.base_model
@@ -41,6 +42,11 @@ class Scorer:
     def busy(self) -> bool:
         """Whether there is something to score."""
         return bool(self._waiting)
+
+    @property
+    def items(self) -> list[ScoreItem]:
+        """Those without a score."""
+        return list(self._waiting)
 
     def add(self, item: ScoreItem) -> None:
         """Queues an item."""
@@ -63,13 +69,16 @@ class Scorer:
                 raise
             sums = None
         if sums is None:  # outside of the handler, whose traceback keeps the tensors alive
-            release_memory(self.loaded.device)
-            if len(batch) == 1:
+            torch.cuda.empty_cache()  # so that a smaller batch finds room in one piece
+            if len(batch) == 1 and self.short_of_memory:
+                self.short_of_memory = False
                 size = len(batch[0].sequence)
                 return [failure(batch[0], f"Out of memory on this request alone ({size} tokens); shorten it.")]
-            self._limit = len(batch) // 2
+            self.short_of_memory = len(batch) == 1  # a last try follows, once other models have made room
+            self._limit = max(1, len(batch) // 2)
             self._waiting.extendleft(reversed(batch))
             return []
+        self.short_of_memory = False
         self._limit = min(self._batch_size, self._limit + 1)
         return [
             {"type": "score", "id": item.number, "logprob": value, "num_tokens": len(item.response)}

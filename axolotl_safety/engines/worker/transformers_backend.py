@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,29 +13,69 @@ from decode import ContinuousDecoder, Decoder, StaticDecoder
 from items import GenerateItem, Item, failure, refusal
 from loading import Loaded, load
 from protocol import LoadError
-from rows import release_memory
+from rows import Send, is_out_of_memory
 from scoring import Scorer
+from turns import Turns
 
 LOG = logging.getLogger(__name__)
 Message = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Lane:
+class ModelWorker:
     """One model and its two queues."""
 
-    loaded: Loaded
-    decoder: Decoder
-    scorer: Scorer
+    def __init__(self, loaded: Loaded, batch_size: int, send: Send) -> None:
+        kind = ContinuousDecoder if loaded.growing_cache else StaticDecoder
+        self.decoder: Decoder = kind(loaded, batch_size, send)
+        self.scorer = Scorer(loaded, batch_size, send)
+        self._loaded = loaded
+        self._queues = (self.decoder, self.scorer)
 
     @property
     def busy(self) -> bool:
         """Whether there is work for this model."""
-        return self.decoder.busy or self.scorer.busy
+        return any(queue.busy for queue in self._queues)
+
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether memory does not suffice for a single one of its items."""
+        return any(queue.short_of_memory for queue in self._queues)
+
+    @property
+    def items(self) -> list[Item]:
+        """Everything that has no result yet."""
+        return [*self.decoder.items, *self.scorer.items]
+
+    @property
+    def active(self) -> int:
+        """Rows in the batch."""
+        return self.decoder.active
+
+    @property
+    def tokens_drawn(self) -> int:
+        """By the decoder."""
+        return self.decoder.tokens_drawn
+
+    def add(self, item: Item) -> Message | None:
+        """Queues an item; returns the message that turns it down, if the model cannot take it."""
+        reason = refusal(item, self._loaded.vocabulary, self._loaded.max_positions)
+        if reason:
+            return failure(item, reason)
+        (self.decoder if isinstance(item, GenerateItem) else self.scorer).add(item)
+        return None
+
+    def step(self) -> list[Message]:
+        """One token for every row, and one batch of scores."""
+        return [message for queue in self._queues if queue.busy for message in queue.step()]
+
+    def cancel(self) -> None:
+        """Forgets every item."""
+        for queue in self._queues:
+            queue.cancel()
 
 
-class TransformersBackend:
-    """Several models in one process; each step serves every model that has work.
+class TransformersBackend(Turns):
+    """Several models in one process; each step serves every loaded model that has work.
 
     Args:
         batch_size: rows at once, per model.
@@ -45,95 +84,57 @@ class TransformersBackend:
     """
 
     def __init__(self, batch_size: int, threads: int | None, announce: Callable[[Message], None]) -> None:
+        super().__init__(announce)
         if threads:
             torch.set_num_threads(threads)
         self._batch_size = batch_size
-        self._announce = announce
-        self._lanes: dict[str, Lane] = {}
-        self._specs: dict[str, Message] = {}
-        self._events: list[Message] = []
 
     def about(self) -> Message:
         """What runs here, for the log."""
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu x {torch.get_num_threads()}"
         return {"torch": torch.__version__, "transformers": transformers.__version__, "device": device}
 
-    @property
-    def busy(self) -> bool:
-        """Whether `step` has something to do."""
-        return bool(self._events) or any(lane.busy for lane in self._lanes.values())
-
-    def load(self, name: str, spec: Message) -> None:
-        """Loads a model; if memory does not suffice for it beside the idle ones, those make room.
-
-        Raises:
-            LoadError: it cannot be loaded.
-        """
-        self._specs[name] = spec
+    def _start(self, name: str) -> ModelWorker | None:
+        spec = self._specs[name]
         loaded = self._try_load(spec)
-        if loaded is None and (idle := [other for other, lane in self._lanes.items() if not lane.busy]):
-            LOG.warning("out of memory while loading %s; unloading %s", name, idle)
-            for other in idle:
-                del self._lanes[other]
-            self._clean()
+        if loaded is None and any(model.active for model in self._loaded.values()):
+            for model in self._loaded.values():  # smaller batches beside each other are better than turns
+                model.decoder.requeue()
             loaded = self._try_load(spec)
-        if loaded is None:
+        if loaded is not None:
+            model = ModelWorker(loaded, self._batch_size, self._announce)
+            LOG.warning("%s: %s on %s", name, type(model.decoder).__name__, loaded.device)
+            return model
+        if not self._loaded:
             hint = "Use a smaller model, quantization: bitsandbytes, or free the GPU (see nvidia-smi)."
             raise LoadError(f"{spec['path']}: out of GPU memory", hint)
-        kind = ContinuousDecoder if loaded.growing_cache else StaticDecoder
-        LOG.warning("%s: %s on %s", name, kind.__name__, loaded.device)
-        common = (loaded, self._batch_size, self._announce)
-        self._lanes[name] = Lane(loaded, kind(*common), Scorer(*common))
+        LOG.warning("%s: out of memory beside %s; it waits for its turn", name, ", ".join(self._loaded))
+        return None
 
     def _try_load(self, spec: Message) -> Loaded | None:
         try:
             return load(spec)
-        except torch.OutOfMemoryError:
-            pass
-        self._clean()  # outside of the handler, whose traceback keeps the tensors alive
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        _clean()  # outside of the handler, whose traceback keeps the tensors alive
         return None
 
-    @staticmethod
-    def _clean() -> None:
-        gc.collect()
-        release_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-
-    def add(self, item: Item) -> None:
-        """Queues an item; one that its model cannot take fails alone."""
-        if item.model not in self._lanes:  # unloaded to make room for another
-            self._announce({"type": "loading", "name": item.model})
-            self.load(item.model, self._specs[item.model])
-            self._announce({"type": "loaded", "name": item.model})
-        lane = self._lanes[item.model]
-        reason = refusal(item, lane.loaded.vocabulary, lane.loaded.max_positions)
-        if reason:
-            self._events.append(failure(item, reason))
-        elif isinstance(item, GenerateItem):
-            lane.decoder.add(item)
-        else:
-            lane.scorer.add(item)
+    def _unload(self) -> None:
+        self._loaded.clear()
+        _clean()
 
     def step(self) -> list[Message]:
         """One token for every row of every model, and one batch of scores per model."""
-        events, self._events = self._events, []
-        for lane in self._lanes.values():
-            if lane.decoder.busy:
-                events += lane.decoder.step()
-            if lane.scorer.busy:
-                events += lane.scorer.step()
+        events = super().step()
+        for name in [name for name, model in self._loaded.items() if model.short_of_memory]:
+            if len(self._loaded) > 1:  # else the item itself is too long
+                LOG.warning("%s: out of memory on one request; it waits until the other models make room", name)
+                self._parked[name] = self._loaded.pop(name).items
+                _clean()
         return events
 
-    def cancel(self) -> None:
-        """Forgets every item."""
-        self._events = []
-        for lane in self._lanes.values():
-            lane.decoder.cancel()
-            lane.scorer.cancel()
 
-    def progress(self) -> Message:
-        """Figures for a heartbeat."""
-        lanes = self._lanes.items()
-        return {
-            "active": {name: lane.decoder.active for name, lane in lanes},
-            "tokens": {name: lane.decoder.tokens_drawn for name, lane in lanes},
-        }
+def _clean() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
 from descendants import end_children
-from items import Item
 from protocol import LoadError
+from turns import Turns
 from vllm_options import arguments, set_environment
 
 LOG = logging.getLogger(__name__)
@@ -19,7 +17,7 @@ _DEFAULT_MAX_NUM_SEQS = 256
 _EXIT_SECONDS = 30.0
 
 
-class VllmBackend:
+class VllmBackend(Turns):
     """Several models, each with an engine of its own; beside each other, or one at a time where memory is short.
 
     On a GPU each engine is a process that vLLM starts, so that a model's memory is free when its process is gone. On a
@@ -33,6 +31,7 @@ class VllmBackend:
     """
 
     def __init__(self, options: Message, threads: int | None, announce: Callable[[Message], None]) -> None:
+        super().__init__(announce)
         import torch
 
         # Asks the driver without making a context; a context here would hold memory for as long as this process lives.
@@ -50,33 +49,14 @@ class VllmBackend:
         self._about = {"vllm": vllm.__version__, "torch": torch.__version__, "device": device}
         self._options = {**options, "max_num_seqs": options.get("max_num_seqs") or _DEFAULT_MAX_NUM_SEQS}
         self._memory: dict[str, Message] = options.get("memory") or {}
-        self._announce = announce
-        self._specs: dict[str, Message] = {}
-        self._served: dict[str, Any] = {}
-        self._parked: defaultdict[str, deque[Item]] = defaultdict(deque)  # items of models that are not loaded
-        self._events: list[Message] = []
 
     def about(self) -> Message:
         """What runs here, for the log."""
         return self._about
 
-    @property
-    def busy(self) -> bool:
-        """Whether `step` has something to do."""
-        return bool(self._events or any(self._parked.values())) or any(model.busy for model in self._served.values())
-
-    def load(self, name: str, spec: Message) -> None:
-        """Loads a model now, or once the one that it cannot live beside has nothing left to do.
-
-        Raises:
-            LoadError: it cannot be loaded.
-        """
-        self._specs[name] = spec
-        alone = self._memory.get(name, {}).get("alone", False)
-        if not (alone and self._served):
-            self._start(name)
-
-    def _start(self, name: str) -> None:
+    def _start(self, name: str) -> Any:
+        if self._loaded and self._memory.get(name, {}).get("alone", False):
+            return None
         import vllm
         from vllm_model import ServedModel
 
@@ -89,56 +69,10 @@ class VllmBackend:
             llm = vllm.LLM(**given)
         except Exception as error:  # whatever an engine's start can raise, over ten versions
             raise LoadError(f"{spec['path']}: {type(error).__name__}: {error}", _hint(error)) from error
-        self._served[name] = ServedModel(
-            llm, given["max_num_seqs"], given.get("long_prefill_token_threshold"), self._announce
-        )
+        return ServedModel(llm, given["max_num_seqs"], given.get("long_prefill_token_threshold"), self._announce)
 
-    def add(self, item: Item) -> None:
-        """Queues an item; one that its model cannot take fails alone."""
-        if item.model not in self._served:
-            self._parked[item.model].append(item)
-            return
-        refused = self._served[item.model].add(item)
-        if refused:
-            self._events.append(refused)
-
-    def step(self) -> list[Message]:
-        """One token for every row of every model."""
-        events, self._events = self._events, []
-        working = [model for model in self._served.values() if model.busy]
-        for model in working:
-            events += model.step()
-        if not working and not events:
-            self._swap()
-        return events
-
-    def _swap(self) -> None:
-        """Every loaded model is idle: make room for the one that items wait for."""
-        name = next((name for name, items in self._parked.items() if items), None)
-        if name is None:
-            return
-        self._announce({"type": "loading", "name": name})
-        started = time.monotonic()
+    def _unload(self) -> None:
         self.close(_EXIT_SECONDS)
-        self._start(name)
-        self._announce({"type": "loaded", "name": name, "seconds": round(time.monotonic() - started, 1)})
-        for item in self._parked.pop(name):
-            self.add(item)
-
-    def cancel(self) -> None:
-        """Forgets every item."""
-        self._events = []
-        self._parked.clear()
-        for model in self._served.values():
-            model.cancel()
-
-    def progress(self) -> Message:
-        """Figures for a heartbeat."""
-        served = self._served.items()
-        return {
-            "active": {name: model.active for name, model in served},
-            "tokens": {name: model.tokens_drawn for name, model in served},
-        }
 
     def close(self, seconds: float = 2.0) -> None:
         """Unloads every model: asks vLLM's processes to go, and kills those that stay. With them goes their memory.
@@ -147,7 +81,7 @@ class VllmBackend:
             seconds: how long they may take.
         """
         end_children(seconds)
-        self._served.clear()  # after them: vLLM's own finaliser waits for processes without a limit
+        self._loaded.clear()  # after them: vLLM's own finaliser waits for processes without a limit
 
 
 def _hint(error: Exception) -> str:
