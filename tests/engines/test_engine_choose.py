@@ -9,7 +9,7 @@ import pytest
 
 from axolotl_safety.config import SafetyConfig
 from axolotl_safety.engines.base import Sampling
-from axolotl_safety.engines.choose import Interpreter, ask_interpreter, choose_backend, scores_at_any_temperature
+from axolotl_safety.engines.choose import Interpreter, ask_interpreter, backend_named, choose_backend
 from axolotl_safety.pipeline.engine_models import check_resampling
 from axolotl_safety.util.errors import ConfigError
 
@@ -89,4 +89,4 @@ def test_resampling_needs_scores_at_the_sampling_temperature():
     check_resampling("resample", cool, "vllm")
     check_resampling("lowest_nll", warm, "vllm")
     check_resampling("resample", warm, "transformers")
-    assert not scores_at_any_temperature("openai") and scores_at_any_temperature("transformers")
+    assert not backend_named("openai").any_temperature and backend_named("transformers").any_temperature

@@ -47,7 +47,7 @@ from transformers import AutoTokenizer
 
 from axolotl_safety.commands.evaluate import evaluation
 from axolotl_safety.commands.evaluate.figures import Measured
-from axolotl_safety.commands.evaluate.models import contestants
+from axolotl_safety.commands.evaluate.models import eval_models
 from axolotl_safety.config import GuardConfig, SafetyConfig, prompts
 from axolotl_safety.config.prompts import REWRITE_PROMPTS
 from axolotl_safety.config.section import section
@@ -483,7 +483,7 @@ def test_an_adapter_is_refused_below_the_stage_and_counts_in_an_evaluation(tmp_p
     found = []
     for place, scale in enumerate((0.0, 0.0, 1.0)):
         folder = eval_helpers.adapter_folder(tmp_path / str(place) / "tuned", models("qwen3"), scale)
-        found.append(contestants(cfg, preparing.section(cfg), [str(folder)], "transformers")[1].files.fingerprint)
+        found.append(eval_models(cfg, section(cfg), [str(folder)], "transformers")[1].files.fingerprint)
     assert found[0] == found[1] != found[2]
     with pytest.raises(ConfigError, match="merge-lora"):
-        stage.refuse_adapter_below(DictDefault({"lora_model_dir": "adapter"}))
+        stage.check_adapter_below(DictDefault({"lora_model_dir": "adapter"}))

@@ -29,7 +29,7 @@ from axolotl_safety.util.terminal import without_credentials
 from .figures import REFUSAL_JUDGE, HarmJudge, comparisons, figures, measure, safety_tax
 from .items import LoadedSet, load_set
 from .lm_eval_task import LmEvalTask, run_task, task_files
-from .models import EvalModel, contestants
+from .models import EvalModel, eval_models
 from .overlap import overlaps, training_prompts
 from .runner import EvalContext, answer_all
 from .sets import resolve
@@ -80,7 +80,7 @@ def _evaluate(
     make_engine: Callable[..., Engine],
 ) -> Evaluated:
     backend = choose_backend(safety.engine)
-    models = contestants(cfg, safety, folders, backend)
+    models = eval_models(cfg, safety, folders, backend)
     base = models[0].files
     tokens = TargetTokenizer(base.tokenizer, base.stop_token_ids, safety.think)
     sets = _load_sets(cfg, safety, settings, tokens, base.max_positions)

@@ -38,7 +38,7 @@ class EvalModel:
     loaded: str
 
 
-def contestants(cfg: Any, safety: SafetyConfig, folders: tuple[str, ...], backend: str) -> list[EvalModel]:
+def eval_models(cfg: Any, safety: SafetyConfig, folders: tuple[str, ...], backend: str) -> list[EvalModel]:
     """The base, then a model for every folder; without any, for ``output_dir`` if a model stands there.
 
     Raises:
