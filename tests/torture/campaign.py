@@ -33,7 +33,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
     """Run it; 0 if everything held, 1 if anything did not, 2 for a mistake of the caller."""
     parser = argparse.ArgumentParser(prog="make torture", description=__doc__)
     parser.add_argument("--seed", type=int, default=int(environ.get("TORTURE_SEED") or SEED))
-    parser.add_argument("--kill-points", type=int, default=60, help="instants at which a run kills itself; at least 50")
+    parser.add_argument("--kill-points", type=int, default=66, help="instants at which a run kills itself; at least 50")
     parser.add_argument("--short", action="store_true", help="a few of everything, in seconds; what `make test` runs")
     parser.add_argument(
         "--only", default="", help="only the cases of functions whose name holds this; nothing else counts"
