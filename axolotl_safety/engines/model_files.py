@@ -176,21 +176,6 @@ def load_model_files(
     )
 
 
-def model_fingerprint(
-    name: str, tokenizer_name: str | None = None, revision: str | None = None, trust_remote_code: bool = False
-) -> str:
-    """The fingerprint that `load_model_files` gives, without loading a tokenizer.
-
-    Raises:
-        ModelError, OSError, ValueError: the model is not there.
-    """
-    from transformers import AutoConfig
-
-    local = Path(name).is_dir()
-    config = None if local else AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    return _fingerprint(name, "model", config, tokenizer_name, revision)
-
-
 def _fingerprint(name: str, role: str, config: Any, tokenizer_name: str | None, revision: str | None) -> str:
     commit = getattr(config, "_commit_hash", None)
     if Path(name).is_dir():
