@@ -24,7 +24,6 @@ from axolotl_safety.util.files import make_folder
 
 LOG = logging.getLogger(__name__)
 
-KINDS = ("completion", "verdict", "score", "failure")
 _FSYNC_SECONDS = 2.0
 _HEAD = re.compile(rb'\{"kind":"([a-z]+)","request_id":"([^"\\]+)"')
 _TAIL = re.compile(rb',"crc":"([0-9a-f]{8})"\}\Z')
