@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,18 @@ os.environ.update(OFFLINE)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+@pytest.fixture(autouse=True)
+def _log_levels_of_its_own():
+    """What a test or a command in this process did to the package's loggers is undone before the next test."""
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "axolotl_safety"]
+    before = {name: logging.getLogger(name).level for name in {*names, "axolotl_safety"}}
+    disabled = logging.root.manager.disable
+    yield
+    logging.disable(disabled)
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ class Driven:
     def run(self, requests: Iterable[Request | ScoreRequest]) -> Iterator[Result]:
         """One result per request, in the order they finish; closing it early gives up what is under way."""
         loop = self._loop
-        tasks = {loop.create_task(self.engine.answer(one)) for one in requests}
+        given = tasks = {loop.create_task(self.engine.answer(one)) for one in requests}
         try:
             while tasks:
                 done, tasks = loop.run_until_complete(asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED))
@@ -64,6 +64,9 @@ class Driven:
                 task.cancel()
             while left := asyncio.all_tasks(loop):
                 loop.run_until_complete(asyncio.wait(left))
+            for task in given:  # else asyncio logs each as never retrieved, whenever it is collected
+                if not task.cancelled():
+                    task.exception()
 
     def check(self) -> None:
         """Whether a server can be the engine."""
