@@ -1,9 +1,14 @@
 # `make demo` and `make test` each install what they need; nothing has to run before them.
 PYTHON ?= python3
-VENV := .venv
+# The newest Axolotl that the interpreter allows; AXOLOTL=0.19 takes another.
+OLDEST := 0.19
+NEWEST := 0.21
+AXOLOTL ?= $(shell $(PYTHON) -c "import sys; print('$(NEWEST)' if sys.version_info >= (3, 12) else '$(OLDEST)')")
+PINS := constraints/axolotl-$(AXOLOTL).txt
+VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
-TORCH := 2.13.0
+STAMP := $(VENV)/.installed-$(AXOLOTL)
+TORCH := $(shell sed -n 's/^torch==//p' $(PINS))
 WORKERS := 2
 # A second environment for the tests with a real vLLM, on a CPU. Its builds are for Linux alone; elsewhere those tests
 # are skipped.
@@ -21,21 +26,20 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install test test-vllm test-wheel torture audit bench-engine demo docs lint format clean
+.PHONY: install test test-oldest test-newest test-other-end test-vllm test-wheel torture audit bench-engine demo docs lint format clean
 
 install: $(STAMP)
 
 # Bytecode is made at once: every command of the tests starts Python anew, and some machines keep none.
 # Without a GPU the CPU build of torch is tried first: the default build brings gigabytes of CUDA.
-$(STAMP): setup.cfg constraints.txt
+$(STAMP): setup.cfg $(PINS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c "import torch" 2>/dev/null \
-	  || { command -v nvidia-smi >/dev/null && $(BIN)/pip install -q torch==$(TORCH); } \
-	  || $(BIN)/pip install -q torch==$(TORCH)+cpu 2>/dev/null \
-	  || $(BIN)/pip install -q torch==$(TORCH)
+	$(BIN)/python -c "import torch" 2>/dev/null || command -v nvidia-smi >/dev/null \
+	  || $(BIN)/pip install -q torch==$(TORCH)+cpu 2>/dev/null || true
 	$(BIN)/pip install -q uv
-	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[dev]" \
-	  || $(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c $(PINS) -e ".[dev]" \
+	  || $(BIN)/pip install -q -c $(PINS) -e ".[dev]"
+	rm -f $(VENV)/.installed-*
 	touch $@
 
 # Locked by hash, and PyTorch apart: see tests/with_vllm/requirements.in.
@@ -50,6 +54,21 @@ $(VLLM_STAMP): tests/with_vllm/requirements.txt | $(STAMP)
 
 test: lint $(WITH_VLLM)
 	$(USE_VLLM) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(MAKE) test-other-end
+
+# Axolotl's own commands, the plan, the evaluation and the report on the other end of the range of releases, in an
+# environment of their own.
+ifeq ($(AXOLOTL),$(OLDEST))
+test-other-end: test-newest
+else
+test-other-end: test-oldest
+endif
+
+test-oldest:
+	@sh tests/support/other_end.sh $(OLDEST) .venv-oldest python3.11 python3.12 python3.13
+
+test-newest:
+	@sh tests/support/other_end.sh $(NEWEST) .venv-newest python3.12 python3.13
 
 test-vllm: install $(VLLM_STAMP)
 	$(USE_VLLM) $(BIN)/python -m pytest tests/with_vllm
@@ -67,7 +86,7 @@ test-wheel:
 AUDIT := .venv-audit
 audit:
 	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install -q pip-audit; }
-	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+	for pins in constraints/*.txt; do $(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r $$pins || exit 1; done
 	$(AUDIT)/bin/pip-audit --strict --require-hashes --disable-pip -r tests/with_vllm/requirements.txt
 
 bench-engine: install $(VLLM_STAMP)

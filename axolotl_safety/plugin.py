@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 from axolotl.integrations.base import BasePlugin
+
+from axolotl_safety.util.releases import names_us
 
 if TYPE_CHECKING:
     from axolotl.utils.dict import DictDefault
@@ -14,10 +17,21 @@ if TYPE_CHECKING:
 
 
 class SafetyPlugin(BasePlugin):
-    """Runs the data stage before Axolotl's own loader sees the datasets."""
+    """Runs the data stage before Axolotl's own loader sees the datasets.
+
+    From Axolotl 0.21 on an installed plugin is asked in every run, so a hook leaves a YAML that does not name it alone.
+    """
+
+    def __init__(self) -> None:
+        """Know nothing of a YAML yet."""
+        super().__init__()
+        self._named = False
 
     def register(self, cfg: DictDefault) -> None:
         """Check the raw YAML and lift the datasets' own blocks; cheap, and the same when called again."""
+        self._named = names_us(cfg)
+        if not self._named:
+            return
         from axolotl_safety.config.validate import prepare_config
         from axolotl_safety.util.terminal import log_plainly
 
@@ -26,15 +40,17 @@ class SafetyPlugin(BasePlugin):
         log_plainly(logger)
         prepare_config(cfg)
 
-    def get_input_args(self) -> str:
-        """The ``safety:`` section, merged into Axolotl's input model."""
-        return "axolotl_safety.config.SafetyArgs"
+    def get_input_args(self) -> str | None:
+        """The ``safety:`` section, merged into Axolotl's input model; None for a YAML that does not name us."""
+        return "axolotl_safety.config.SafetyArgs" if self._named else None
 
     def load_datasets(self, cfg: DictDefault, preprocess: bool = False) -> None:
         """Run the data stage and put its output in the place of our dataset entries.
 
         Returning None leaves caching, packing, splitting and mixing to Axolotl.
         """
+        if not names_us(cfg):
+            return
         from pathlib import Path
 
         from axolotl.utils.dict import DictDefault
@@ -105,13 +121,28 @@ class SafetyPlugin(BasePlugin):
             )
 
     def post_train_unload(self, cfg: DictDefault) -> None:
-        """Evaluate what was trained where ``safety.eval: {after_train: true}`` asks for it."""
+        """Evaluate what was trained where ``safety.eval: {after_train: true}`` asks for it.
+
+        From Axolotl 0.20 on this is called while the error of a failed training is on its way up, too.
+        """
+        if not names_us(cfg) or sys.exception() is not None:
+            return
         from axolotl_safety.commands.evaluate.after_training import evaluate_after_training
 
         evaluate_after_training(cfg)
 
+    def post_lora_merge(self, cfg: DictDefault, adapter_path: str, output_path: str) -> None:
+        """Note what was merged from what (Axolotl 0.21 and newer call this), for the report."""
+        if not names_us(cfg):
+            return
+        from axolotl_safety.commands.report.merges import note_merge
+
+        note_merge(cfg, adapter_path, output_path)
+
 
 def _kl_settings(cfg: DictDefault) -> KLConfig | None:
+    if cfg.rl or not names_us(cfg):
+        return None
     from axolotl_safety.config.section import section
 
-    return None if cfg.rl else section(cfg).kl
+    return section(cfg).kl

@@ -9,7 +9,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
-from importlib.metadata import Distribution, distribution, packages_distributions
+from importlib.metadata import Distribution, distribution, packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -73,7 +73,8 @@ def test_everything_imported_is_declared_or_brought_by_axolotl():
 
 
 def test_everything_installed_is_pinned_to_the_version_that_was_tested(needed):
-    lines = [line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    pinned = ROOT / "constraints" / f"axolotl-{'.'.join(version('axolotl').split('.')[:2])}.txt"
+    lines = [line.partition("#")[0].strip() for line in pinned.read_text().splitlines()]
     pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, filter(None, lines))}
     assert all(re.fullmatch(r"==[^*,]+", str(pin.specifier)) and not pin.url for pin in pins.values())
     loose = [
@@ -82,7 +83,7 @@ def test_everything_installed_is_pinned_to_the_version_that_was_tested(needed):
         if name not in SETS_THE_ENVIRONMENT_UP
         and (name not in pins or not pins[name].specifier.contains(here.version, prereleases=True))
     ]
-    assert not loose, "add to constraints.txt, or install with -c constraints.txt"
+    assert not loose, f"add to {pinned}, or install with -c {pinned}"
 
 
 def test_the_second_environment_is_locked_by_hash():

@@ -187,7 +187,7 @@ def test_commands_in_the_documents_exist(name, command):
         assert words[1] in axolotl.commands
     elif words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert set(words[1:]) <= set(targets)
+        assert {word for word in words[1:] if "=" not in word} <= set(targets)
     elif words[0] == "python" and words[1].endswith(".py"):
         source = (ROOT / words[1]).read_text()
         assert all(f'"{word}"' in source for word in words[2:] if word.startswith("--"))

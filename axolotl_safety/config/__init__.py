@@ -10,14 +10,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from axolotl_safety.util.releases import PREFIX, SECTION
+
 from .base import SamplingConfig, Strict
 from .engine import EngineConfig
 from .evaluation import EvalConfig
 from .guard import GuardConfig
 from .prompts import STEERING_PROMPTS, resolve_rewrite, resolve_steering
 
-SECTION = "safety"
-PREFIX = "axolotl_safety."
+__all__ = ["PREFIX", "SECTION"]
 # What stands behind each ``type:``, by name; a record is imported when it is needed.
 METHODS = {
     "dgr": "axolotl_safety.methods.dgr:DGR",

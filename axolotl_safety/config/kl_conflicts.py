@@ -22,6 +22,7 @@ _REFUSED = {
     "process_reward_model": _ALONE,
     "trainer_cls": "The KL needs its own trainer class. " + _ALONE,
     "use_eaft": "It is another loss. " + _ALONE,
+    "use_dft": "It is another loss. " + _ALONE,
     "pretraining_dataset": "Its rows have no benign part. " + _ALONE,
     "streaming": _ALONE,
     "processor_type": "Batches of images are not supported. " + _ALONE,
@@ -48,9 +49,11 @@ def check_kl(cfg: Any, kl: KLConfig, ours: bool) -> None:
     for key, way_out in _REFUSED.items():
         if cfg.get(key) and cfg.get(key) != "auto":
             raise ConfigError(f"safety.kl does not work with {key}: {cfg.get(key)!r}. {way_out}")
-    for key in _PARALLEL:
-        if (cfg.get(key) or 1) > 1:
-            raise ConfigError(f"safety.kl does not work with {key}: {cfg.get(key)!r}. {_SHARDED}")
+    degrees = {key: cfg.get(key) for key in _PARALLEL}
+    degrees["context_parallel.size"] = (cfg.get("context_parallel") or {}).get("size")
+    for key, degree in degrees.items():
+        if (degree or 1) > 1:
+            raise ConfigError(f"safety.kl does not work with {key}: {degree!r}. {_SHARDED}")
     if _zero_stage(cfg.get("deepspeed")) == 3:
         raise ConfigError(f"safety.kl does not work with DeepSpeed ZeRO-3 ({cfg.get('deepspeed')!r}). {_SHARDED}")
     _check_reference(cfg, kl)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_safety.util.errors import ConfigError
+from axolotl_safety.util.releases import PLUGIN, installed_plugins_load, names_us
 
-from .section import PLUGIN
+from . import types
 
 
 def validated_config(path: Path, capabilities: Mapping[str, Any] | None = None) -> Any:
@@ -30,8 +31,14 @@ def validated_config(path: Path, capabilities: Mapping[str, Any] | None = None) 
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{str(path)!r} cannot be read as YAML: {error}") from error
-    if not isinstance(raw, dict) or PLUGIN not in (raw.get("plugins") or []):
+    raw = raw if isinstance(raw, dict) else {}
+    if not installed_plugins_load() and PLUGIN not in (raw.get("plugins") or []):
         raise ConfigError(f"{str(path)!r} does not list the plugin. Add\nplugins:\n  - {PLUGIN}")
+    if not names_us(raw):
+        raise ConfigError(
+            f"{str(path)!r} has no `safety:` section, and no entry of datasets: has a type of this plugin "
+            f"({', '.join(types())}), so there is nothing of ours in it."
+        )
     cfg = DictDefault(raw)
     cfg.axolotl_config_path = str(path)
     prepare_plugins(cfg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from axolotl_safety.util.errors import ConfigError
+from axolotl_safety.util.releases import PLUGIN
 
 from . import METHODS, PREFIX, SafetyConfig, types
 
@@ -31,9 +32,6 @@ def our_entries(cfg: Any) -> dict[int, str]:
                 )
             found[index] = method
     return found
-
-
-PLUGIN = "axolotl_safety.SafetyPlugin"
 
 
 def require_plugin(what: str) -> None:

@@ -8,11 +8,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from axolotl.utils.dict import DictDefault
 from support import browser, tiny
 from support.report import HOSTILE, Elements, hostile_stage, made_up_folder
 from support.stage import config, rows_of, scripted, scripted_by_prompt
 
 from axolotl_safety.commands.report.figures import histogram
+from axolotl_safety.commands.report.merges import note_merge
 from axolotl_safety.commands.report.page import LIMIT_BYTES, try_report, write_report
 from axolotl_safety.commands.report.samples import embed
 from axolotl_safety.pipeline.stage import run_stage
@@ -146,6 +148,27 @@ def test_an_evaluation_is_drawn_and_a_broken_one_is_left_out(finished, tmp_path,
         caplog.clear()
         assert "toy<set>" not in Elements(write_report(work_dir).read_text()).text
         assert "left out of the report" in caplog.text
+
+
+def test_a_merge_is_noted_and_never_fails(finished, tmp_path, caplog):
+    work_dir = tmp_path / "work"
+    shutil.copytree(finished[1], work_dir)
+    cfg = DictDefault({"base_model": "base<model>", "safety": {"work_dir": str(work_dir)}})
+    for adapter in ("first", "second"):
+        note_merge(cfg, str(tmp_path / adapter), str(tmp_path / "merged"))
+    text = Elements((work_dir / "report.html").read_text()).text
+    assert str(tmp_path / "merged") in text and f"{tmp_path / 'second'} on base<model>" in text
+    assert str(tmp_path / "first") not in text
+    (work_dir / "merges.json").write_text("[1")
+    assert "Merged models" not in Elements(write_report(work_dir).read_text()).text
+    assert "merges.json is left out of the report" in caplog.text
+    shutil.rmtree(work_dir)
+    note_merge(cfg, "a", "b")
+    assert not work_dir.exists()
+    work_dir.mkdir()
+    (work_dir / "merges.json").mkdir()
+    note_merge(cfg, "a", "b")
+    assert "the merge is done, but" in caplog.text
 
 
 def test_a_report_that_cannot_be_written_costs_a_warning_and_no_more(tmp_path, caplog):

@@ -22,6 +22,7 @@ from axolotl_safety.config.validate import prepare_config
 from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.methods.grpo.dataset import make_transform
 from axolotl_safety.util.errors import ConfigError, DataError
+from axolotl_safety.util.releases import installed_plugins_load
 
 LAB = cli.ROOT / "examples" / "lab"
 
@@ -125,6 +126,8 @@ def test_axolotls_loader_finds_the_type_and_nothing_else(models, caplog):
     transform, _ = load_strategy("axolotl_safety.grpo", cfg, **options)
     assert transform({"q": ["hi"]}, tokenizer=tiny.make_tokenizer())["label"] == ["benign"]
     assert load_strategy("axolotl_safety.gone", cfg, **options) is None  # Axolotl then raises ValueError
+    if installed_plugins_load():
+        return  # then no YAML has to list the plugin
     PluginManager.get_instance().plugins.clear()
     with caplog.at_level("WARNING"):
         assert load_strategy("axolotl_safety.grpo", cfg, **options) is None
@@ -228,5 +231,8 @@ def test_without_the_package_axolotl_stops(tmp_path):
         "dataset_prepared_path": str(tmp_path / "prepared"),
     }
     code, output = cli.run("train", config, tmp_path, PYTHONPATH=without_the_package(tmp_path / "gone"))
-    assert code != 0 and "Failed to load dataset transform function" in output, output[-3000:]
+    # Up to 0.20 a plugin that cannot be imported is skipped, and the type is what cannot be found.
+    newest = "No module named 'axolotl_safety'"
+    words = newest if installed_plugins_load() else "Failed to load dataset transform function"
+    assert code != 0 and words in output, output[-3000:]
     assert not (tmp_path / "model" / "adapter_model.safetensors").exists()

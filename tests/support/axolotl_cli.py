@@ -92,7 +92,7 @@ def start(command: str, config: dict[str, Any] | Path, folder: Path, *options: s
 
 def run(command: str, config: dict[str, Any] | Path, folder: Path, *options: str, **environ: str) -> tuple[int, str]:
     """Exit code and output of a whole command; the launcher is left out to save its start-up."""
-    if "--launcher" not in options and command != "preprocess":
+    if "--launcher" not in options and command in ("train", "evaluate"):
         options = ("--launcher", "python", *options)
     process = start(command, config, folder, *options, **environ)
     try:
@@ -152,3 +152,16 @@ def without_the_package(folder: Path) -> str:
         "sys.meta_path.insert(0, Gone())\n"
     )
     return str(folder)
+
+
+def not_installed(folder: Path) -> str:
+    """The same, and no entry point tells of it: as on a machine that never saw the package."""
+    path = without_the_package(folder)
+    with (folder / "sitecustomize.py").open("a", encoding="utf-8") as file:
+        file.write(
+            "import importlib.metadata as metadata\n"
+            "found = metadata.entry_points\n"
+            "metadata.entry_points = lambda **asked: metadata.EntryPoints(\n"
+            "    point for point in found(**asked) if not point.value.startswith('axolotl_safety'))\n"
+        )
+    return path

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -100,10 +101,12 @@ def install(path: Stranger) -> None:
     """Torch, Axolotl and the wheel in a new environment."""
     pip = (str(path.python), "-m", "pip", "install", "-q")
     path.run("venv", sys.executable, "-m", "venv", str(path.python.parents[1]))
-    path.run("torch", *pip, "torch==2.13.0")
+    release = "0.21" if sys.version_info >= (3, 12) else "0.19"
+    pins = ROOT / "constraints" / f"axolotl-{release}.txt"
+    path.run("torch", *pip, re.search(r"^torch==.*$", pins.read_text(), re.MULTILINE)[0])
     path.run("wheel", *pip[:3], "wheel", "-q", "--no-deps", "-w", ".", str(ROOT))
     (wheel,) = path.folder.glob("axolotl_safety-*.whl")
-    path.run("install", *pip, "-c", str(ROOT / "constraints.txt"), wheel.name)
+    path.run("install", *pip, "-c", str(pins), wheel.name)
 
 
 def check(path: Stranger, kind: str) -> None:

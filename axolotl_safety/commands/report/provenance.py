@@ -109,6 +109,7 @@ def blocks(stage: Stage) -> list[Block]:
         facts = [("method", entry.manifest["method"]), ("read as", source["adapter"]), ("rows", f"{source['rows']:,}")]
         facts += [("sha256 of the source", source["sha256"]), ("hash of the training set", entry.manifest["hash"])]
         found.append(Block(f"Dataset {source['path']}", facts, True))
+    found += [Block("Merged models", list(stage.merges.items()), True)] if stage.merges else []
     return [*found, Block("Versions", list(first["versions"].items()))]
 
 

@@ -15,6 +15,7 @@ from axolotl_safety.pipeline.manifest import read_runs
 from axolotl_safety.util.errors import StageError
 
 from .evaluations import Evaluation, read_evaluation
+from .merges import read_merges
 
 TEXTS = ("prompt", "thinking", "answer", "reference_thinking", "reference_answer")
 _FACTS = (
@@ -45,6 +46,7 @@ class Stage:
     entries: Sequence[Entry]
     runs: Sequence[Mapping[str, Any]]
     evaluation: Evaluation | None
+    merges: Mapping[str, str]
 
 
 def read_stage(work_dir: Path) -> Stage:
@@ -60,7 +62,7 @@ def read_stage(work_dir: Path) -> Stage:
             f"{work_dir} holds no finished data stage ({error}). Run `axolotl preprocess` with this YAML first."
         ) from error
     entries = [_read_entry(work_dir / "datasets" / latest[index]) for index in sorted(latest, key=int)]
-    return Stage(entries, read_runs(work_dir), read_evaluation(work_dir))
+    return Stage(entries, read_runs(work_dir), read_evaluation(work_dir), read_merges(work_dir))
 
 
 def _read_entry(folder: Path) -> Entry:

@@ -13,14 +13,14 @@ from axolotl_safety.engines.gpu.gpus import Gpu, read_gpus
 from axolotl_safety.engines.gpu.placement import plan_placement
 from axolotl_safety.engines.gpu.vllm_settings import max_num_seqs, read_needs, worker_options
 from axolotl_safety.util.errors import ConfigError
+from axolotl_safety.util.releases import vllm_beside
 
 from .engine import WorkerEngine
 
 _RANGE = f"vLLM {OLDEST[0]}.{OLDEST[1]} or newer (tried up to {NEWEST[0]}.{NEWEST[1]})"
 _SECOND_ENVIRONMENT = (
-    "Axolotl 0.19 can share an environment with vllm>=0.20,<0.24; any other goes into one of its own "
-    "(python -m venv /opt/vllm && /opt/vllm/bin/pip install vllm) that engine.python names: /opt/vllm/bin/python. "
-    "backend: transformers needs neither"
+    "any other goes into an environment of its own (python -m venv /opt/vllm && /opt/vllm/bin/pip install vllm) that "
+    "engine.python names: /opt/vllm/bin/python. backend: transformers needs neither"
 )
 
 
@@ -42,7 +42,8 @@ def _vllm(engine: EngineConfig, ask: Any, has_gpu: Any) -> str:
     if not found.vllm_fits:
         seen = f"has vLLM {found.vllm or 'of an unknown version'}" if found.vllm is not None else "has no vLLM"
         raise ConfigError(
-            f"safety.engine.backend: vllm: {found.python} {seen}; wanted is {_RANGE}. {_SECOND_ENVIRONMENT}."
+            f"safety.engine.backend: vllm: {found.python} {seen}; wanted is {_RANGE}. {vllm_beside()}; "
+            f"{_SECOND_ENVIRONMENT}."
         )
     return "vllm"
 
