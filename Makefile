@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(AXOLOTL)
 TORCH := $(shell sed -n 's/^torch==//p' $(PINS))
 WORKERS := 2
+# A folder for a record of what was run with what; docs/runs is what `make docs` reads.
+RECORD ?=
+export RECORD
 # A second environment for the tests with a real vLLM, on a CPU. Its builds are for Linux alone; elsewhere those tests
 # are skipped.
 VLLM := .venv-vllm

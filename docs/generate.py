@@ -1,7 +1,12 @@
-"""Write docs/configuration.md from the pydantic models of the ``safety:`` section: ``make docs``."""
+"""Write what is not written by hand: ``make docs``.
+
+docs/configuration.md comes from the pydantic models of the ``safety:`` section; the table of what was run in
+docs/compatibility.md from the records in docs/runs, which ``make test RECORD=docs/runs`` leaves.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from collections.abc import Iterator
@@ -22,6 +27,10 @@ from axolotl_safety.config.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
 from axolotl_safety.data.examples import ADAPTERS
 
 TARGET = Path(__file__).with_name("configuration.md")
+COMPATIBILITY = Path(__file__).with_name("compatibility.md")
+RUNS = Path(__file__).with_name("runs")
+_BEGIN, _END = "<!-- runs, by `make docs` -->", "<!-- end of runs -->"
+_SHOWN = ("axolotl", "python", "torch", "transformers", "trl", "peft", "datasets", "ray")
 _NOT_BY_HAND = {"per_dataset"}
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 # Texts that must be one of these.
@@ -184,6 +193,24 @@ def render() -> str:
     return "\n".join(lines) + "\n"
 
 
+def with_runs(text: str) -> str:
+    """The compatibility page with its table of recorded runs made anew; their newest Axolotl stands first."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in RUNS.glob("*.json")]
+    records.sort(key=lambda one: (one["versions"]["axolotl"], one["tests"]), reverse=True)
+    lines = [
+        "| " + " | ".join([*_SHOWN, "tests", "passed", "failed", "skipped", "date"]) + " |",
+        "|" + "---|" * (len(_SHOWN) + 5),
+    ]
+    for one in records:
+        told = [one["versions"].get(name, "-") for name in _SHOWN]
+        told += [one["tests"], *(str(one[name]) for name in ("passed", "failed", "skipped")), one["date"]]
+        lines.append("| " + " | ".join(told) + " |")
+    before, _, rest = text.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return f"{before}{_BEGIN}\n" + "\n".join(lines) + f"\n{_END}{after}"
+
+
 if __name__ == "__main__":
     TARGET.write_text(render(), encoding="utf-8")
-    sys.stdout.write(f"{TARGET}\n")
+    COMPATIBILITY.write_text(with_runs(COMPATIBILITY.read_text(encoding="utf-8")), encoding="utf-8")
+    sys.stdout.write(f"{TARGET}\n{COMPATIBILITY}\n")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support import tiny
 from support.fake_server import FakeServer
+from support.record import write_record
 
 from axolotl_safety.commands.demo import OFFLINE
 
@@ -31,6 +32,13 @@ os.environ.update(OFFLINE)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave a record of what was run with what, where RECORD names a folder for it."""
+    folder = os.environ.get("RECORD")
+    if folder and not hasattr(session.config, "workerinput"):
+        write_record(Path(folder), session.config)
 
 
 @pytest.fixture(autouse=True)

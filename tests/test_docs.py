@@ -42,6 +42,11 @@ def test_the_configuration_reference_is_what_the_models_say():
     assert load_generator().render() == TEXTS["docs/configuration.md"], "run `make docs`"
 
 
+def test_the_table_of_runs_is_what_the_records_say():
+    page = TEXTS["docs/compatibility.md"]
+    assert load_generator().with_runs(page) == page, "run `make docs`"
+
+
 def test_every_key_has_a_description_and_a_word_for_what_it_changes():
     generate = load_generator()
     found = [(path, field, below) for path, field, below in generate.keys(SafetyConfig)]
