@@ -159,7 +159,7 @@ def load_model_files(
     stops = list(stops) if isinstance(stops, list) else [] if stops is None else [stops]
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
         stops.append(tokenizer.eos_token_id)
-    fingerprint = _fingerprint(name, role, config, tokenizer_name, revision)
+    fingerprint = _fingerprint(name, role, tokenizer_name, revision)
     path = str(local.resolve()) if local.is_dir() else name
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     tokenizer_file = Path(tokenizer_name or name) / "tokenizer.json"
@@ -176,28 +176,28 @@ def load_model_files(
     )
 
 
-def _fingerprint(name: str, role: str, config: Any, tokenizer_name: str | None, revision: str | None) -> str:
-    commit = getattr(config, "_commit_hash", None)
-    if Path(name).is_dir():
-        fingerprint = fingerprint_folder(Path(name))
-    elif commit:
-        fingerprint = f"{name}@{commit}"
-    else:
-        raise ModelError(f"{role} {name!r}: neither a local folder nor a hub commit could be made out")
+def _fingerprint(name: str, role: str, tokenizer_name: str | None, revision: str | None) -> str:
+    fingerprint = _identity(name, role, "config.json", revision)
     if tokenizer_name and tokenizer_name != name:
-        fingerprint = f"{fingerprint}+{_tokenizer_fingerprint(tokenizer_name, revision)}"
+        tokenizer = _identity(tokenizer_name, "tokenizer_config", "tokenizer_config.json", revision)
+        fingerprint = f"{fingerprint}+{tokenizer}"
     return fingerprint
 
 
-def _tokenizer_fingerprint(name: str, revision: str | None) -> str:
-    """Hash of a tokenizer's folder, or name and commit of one from a hub."""
+def _identity(name: str, role: str, file: str, revision: str | None) -> str:
+    """Hash of a folder, or name and commit of one from a hub, as the cache's path of a file of it says.
+
+    transformers' configs had a `_commit_hash` up to 5.17 and have none in 5.20.
+    """
     from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash
 
-    folder = Path(name)
-    if folder.is_dir():
-        return fingerprint_folder(folder)
-    return f"{name}@{extract_commit_hash(cached_file(name, 'tokenizer_config.json', revision=revision), None)}"
+    if Path(name).is_dir():
+        return fingerprint_folder(Path(name))
+    commit = extract_commit_hash(cached_file(name, file, revision=revision), None)
+    if commit is None:
+        raise ModelError(f"{role} {name!r}: neither a local folder nor a hub commit could be made out")
+    return f"{name}@{commit}"
 
 
 def _family(config: Any, tokenizer: Any) -> str:
