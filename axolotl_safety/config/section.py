@@ -35,8 +35,8 @@ def our_entries(cfg: Any) -> dict[int, str]:
 
 # What renders a conversation, and is no value for the template.
 _RENDERING = frozenset(
-    "conversation chat_template tokenize add_generation_prompt continue_final_message return_dict return_tensors "
-    "return_assistant_tokens_mask padding truncation max_length tokenizer_kwargs".split()
+    "conversation messages chat_template tokenize add_generation_prompt continue_final_message return_dict "
+    "return_tensors return_assistant_tokens_mask padding truncation max_length tokenizer_kwargs".split()
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,7 @@ def as_trained(tokenizer: Any, cfg: Any, values: Mapping[str, Any]) -> Any:
     Words that the YAML adds are special here: the model knows none of them, so that no row may spell one.
 
     Args:
-        tokenizer: the base model's; it is changed.
+        tokenizer: the base model's.
         cfg: the final Axolotl config.
         values: what the chat template is given, for a comparison with the base's own.
 
@@ -36,9 +37,12 @@ def as_trained(tokenizer: Any, cfg: Any, values: Mapping[str, Any]) -> Any:
     ):
         if cfg.get(key):
             raise ConfigError(
-                f"{key}: {cfg.get(key)!r}: Axolotl then saves another tokenizer than prompts are rendered with here, and "
-                f"the tuned model would see other prompts than it was trained on. {way}"
+                f"{key}: {cfg.get(key)!r}: Axolotl then saves another tokenizer than prompts are rendered with here, "
+                f"and the tuned model would see other prompts than it was trained on. {way}"
             )
+    if not any((cfg.special_tokens, cfg.tokens, cfg.chat_template)):
+        return tokenizer
+    tokenizer = copy.deepcopy(tokenizer)
     _add_tokens(tokenizer, cfg)
     if cfg.chat_template:
         own, tokenizer.chat_template = tokenizer.chat_template, _template(cfg, None, tokenizer)

@@ -68,7 +68,8 @@ THINKERS = {
     ),
     "smollm3": Thinker(
         "{% set thinks = enable_thinking | default(false) %}{% if messages[0]['role'] != 'system' %}"
-        "{{ '<|im_start|>system\\nReasoning Mode: ' + ('/think' if thinks else '/no_think') + '<|im_end|>\\n' }}{% endif %}"
+        "{{ '<|im_start|>system\\nReasoning Mode: ' + ('/think' if thinks else '/no_think') + '<|im_end|>\\n' }}"
+        "{% endif %}"
         + _turns("<|im_start|>", "<|im_end|>\\n")
         + "{% if not thinks %}{{ '<think>\\n\\n</think>\\n' }}{% endif %}{% endif %}",
         ("<|im_start|>", "<|im_end|>"),
