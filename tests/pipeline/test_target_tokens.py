@@ -34,11 +34,8 @@ def model(models, tmp_path):
         for name, values in files.items():
             path = folder / f"{name}.json"
             said = json.loads(path.read_text()) if path.is_file() else {}
-            ids = {
-                key: tokenizer.convert_tokens_to_ids(value)
-                for key, value in values.items()
-                if "_id" in key and value != 2
-            }
+            named = {key: word for key, word in values.items() if key == "eos_token_id" and word != 2}
+            ids = {key: tokenizer.convert_tokens_to_ids(word) for key, word in named.items()}
             path.write_text(json.dumps(said | values | ids))
         if template is not None:
             (folder / "chat_template.jinja").write_text(template)

@@ -166,6 +166,7 @@ KEYS: dict[str, list[Key]] = {
     "ThinkConfig.chat_template_kwargs": [
         # A value that changes no prompt changes nothing; what it does change is in the ids of the prompts.
         Key({"think": {"chat_template_kwargs": {"enable_thinking": True}}}, NOTHING),
+        Key({"think": {"chat_template_kwargs": {"effort": "high"}}}, ANEW),
     ],
     "EvalConfig.after_train": [Key({"after_train": True}, NOTHING, {"eval": {}})],
     "EvalConfig.harm": [Key({"harm": []}, RESULTS, {"eval": {}})],
@@ -212,6 +213,7 @@ AXOLOTL: dict[str, Key] = {
     "sequence_len, not binding": Key({"sequence_len": 900}, NOTHING, {"safety": {"sampling": {"max_new_tokens": 90}}}),
     "chat_template": Key({"chat_template": "exaone4", "chat_template_kwargs": {"enable_thinking": True}}, ANEW),
     "chat_template that renders the same": Key({"chat_template": "chatml"}, NOTHING),
+    "chat_template_kwargs": Key({"chat_template_kwargs": {"effort": "high"}}, ANEW),
     "chat_template_kwargs that change no prompt": Key({"chat_template_kwargs": {"enable_thinking": True}}, NOTHING),
     "special_tokens": Key({"special_tokens": {"pad_token": "<|pad|>"}}, NOTHING),
     "eot_tokens": Key({"eot_tokens": ["<|endoftext|>"]}, NOTHING),  # a further end of a turn; what ended before is kept
