@@ -24,7 +24,7 @@ def rows(tmp_path_factory):
 
 # Which hooks Axolotl calls, in this order and so often; `evaluate` calls no load_datasets.
 BEGIN = ["register", "get_input_args"]
-BUILD = ["get_trainer_cls", "get_collator_cls_and_kwargs", "get_collator_cls_and_kwargs"]
+BUILD = ["get_training_args", "get_trainer_cls", "get_collator_cls_and_kwargs", "get_collator_cls_and_kwargs"]
 HOOKS = {
     "preprocess": [*BEGIN, "load_datasets"],
     "train": [*BEGIN, "load_datasets", *BUILD, "post_trainer_create", "post_train_unload"],
