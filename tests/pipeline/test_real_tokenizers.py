@@ -1,4 +1,4 @@
-"""The hand-off's promises on published tokenizers: ids, thoughts, ends of turns, control tokens, rows in any language."""
+"""The hand-off's promises on published tokenizers: ids, thoughts, ends of turns, control tokens, any language."""
 
 from __future__ import annotations
 
@@ -49,9 +49,11 @@ LANGUAGES = (
     "Wypoleruj czajnik, proszę.|Vyleštěte konvici, prosím.|Vylešti kanvicu, prosím.|Fényesítsd ki a kannát, kérlek.|"
     "Lustruiește ibricul, te rog.|Полирай чайника, моля.|Отполируйте чайник, пожалуйста.|Відполіруйте чайник, прошу.|"
     "Исполирај чајник, молим.|Γυάλισε τον βραστήρα, παρακαλώ.|Çaydanlığı parlat, lütfen.|לטש את הקומקום, בבקשה.|"
-    "من فضلك لمّع الغلاية.|لطفاً کتری را برق بینداز.|براہ کرم کیتلی چمکائیں۔|कृपया केतली चमकाइए।|অনুগ্রহ করে কেটলি পালিশ করুন।|"
+    "من فضلك لمّع الغلاية.|لطفاً کتری را برق بینداز.|"
+    "براہ کرم کیتلی چمکائیں۔|कृपया केतली चमकाइए।|অনুগ্রহ করে কেটলি পালিশ করুন।|"
     "தயவுசெய்து கெட்டிலை மெருகூட்டு.|దయచేసి కెటిల్‌ను మెరిసేలా చేయండి.|กรุณาขัดกาน้ำทองเหลือง|Hãy đánh bóng ấm đun nước.|"
-    "Tolong poles ketel itu.|Pakintabin ang takure.|请把铜壶擦亮。|真鍮のやかんを磨いてください。|놋쇠 주전자를 닦아 주세요.|"
+    "Tolong poles ketel itu.|Pakintabin ang takure.|"
+    "请把铜壶擦亮。|真鍮のやかんを磨いてください。|놋쇠 주전자를 닦아 주세요.|"
     "გთხოვთ, გააპრიალეთ ჩაიდანი.|Խնդրում եմ փայլեցրու թեյնիկը։|እባክዎ ማንቆርቆሪያውን ያጽዱ።|Tafadhali ng'arisha birika."
 ).split("|")
 ODD = (
@@ -105,7 +107,7 @@ def sound(tokens: TargetTokenizer, task: Task) -> None:
     assert labels_T.tolist() == [IGNORE] * len(task.prompt_ids) + list(response)
     assert response[-1] == tokens.turn_end_id and tokens.turn_end_id not in response[:-1]
     # Whatever stands in the prompt, the response opens one thought (or the prompt did) and closes it once.
-    said = tokens.decode(tokens.encode(" ")) and tokens.decode(list(response))
+    said = tokens.decode(list(response))
     assert said.count(tokens.thinking.open) == (not tokens.thinking.prompt_opens)
     assert said.count(tokens.thinking.close) == 1
     split = tokens.split(response)
@@ -151,8 +153,11 @@ def test_composed_and_decomposed_text(target, name):
     for end in (ENDS[name], tokens.thinking.open):
         for form in ("NFD", "NFKD", "NFKC"):
             spelt = unicodedata.normalize(form, end)
-            ids = tokens.prompt_ids(f"a {spelt} b")
-            assert ids is None or spelt != end
+            task = make_task(tokens, Example("r", f"a {spelt} b", "R", "A", "benign"), True, 0, "d", 4096)
+            if spelt == end:
+                assert task == "control_token"
+            elif isinstance(task, Task):
+                sound(tokens, task)
 
 
 @pytest.mark.parametrize("name", [*THINKERS, *OTHERS])
@@ -162,17 +167,16 @@ def test_every_control_token_is_seen_and_every_other_added_token_is_text(target,
     special = [word for word, token in added.items() if token.special]
     assert set(special) <= set(tokens.added_tokens)
     for word in (*special[:40], *special[-5:], tokens.thinking.open, tokens.thinking.close, ENDS[name]):
-        assert tokens.has_control_token(f"a {word} b") and tokens.prompt_ids(f"a {word} b") is None, word
-        assert tokens.response_ids("R", f"a {word} b") is None or word in NAMED["think"].values(), word
+        for example in (Example("r", f"a {word} b", "R", "A", "benign"), Example("r", "x", "R", f"a {word}", "benign")):
+            assert make_task(tokens, example, True, 0, "d", 4096) == "control_token", word
+        plain = word in (tokens.thinking.open, tokens.thinking.close) and name in OTHERS
+        assert (tokens.prompt_ids(f"a {word} b") is None) != plain, word
     text = [word for word in added if word not in tokens.added_tokens]
     assert bool(text) == (name == "gemma3")
     for word in text[:2000:7]:
         assert not tokens.has_control_token(f"a {word} b") and tokens.prompt_ids(f"a {word} b") is not None, word
-    tools = {
-        "qwen3": ["<tool_call>", "</tool_response>", "<|fim_middle|>"],
-        "r1-distill-qwen": ["<tool_call>", "<|EOT|>"],
-    }
-    assert all(tokens.has_control_token(word) for word in tools.get(name, ()))
+    tools = {"qwen3": "<tool_call> </tool_response> <|fim_middle|>", "r1-distill-qwen": "<tool_call> <|EOT|>"}
+    assert all(tokens.has_control_token(word) for word in tools.get(name, "").split())
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -202,16 +206,12 @@ def recipe(name: str, model: Path, guard: Path, tmp_path: Path, rows: list[Path]
     """A recipe as it stands but for models, rows, places and what a GPU needs."""
     raw = yaml.safe_load((cli.ROOT / "yaml" / f"{name}.yml").read_text())
     raw |= {"base_model": str(model), "output_dir": str(tmp_path / "model")}
-    raw |= {
-        "dataset_prepared_path": str(tmp_path / "prepared"),
-        "max_steps": 1,
-        "warmup_ratio": 0,
-        "save_strategy": "no",
-    }
-    raw |= cli.CPU_KEYS | {"gradient_accumulation_steps": 1, "gradient_checkpointing": False, "sequence_len": 1024}
+    raw |= {"dataset_prepared_path": str(tmp_path / "prepared"), "max_steps": 1, "save_strategy": "no"}
+    raw |= cli.CPU_KEYS | {"gradient_accumulation_steps": 1, "gradient_checkpointing": False, "sequence_len": 512}
     raw.pop("gradient_checkpointing_kwargs")
     raw["safety"] |= {"work_dir": str(tmp_path / "safety"), "engine": {"backend": "transformers"}}
     raw["safety"]["guard"] = {"model": str(guard)}
+    raw["safety"]["sampling"]["max_new_tokens"] = 400
     for entry, path in zip(raw["datasets"], rows, strict=True):
         entry["path"] = str(path)
     return raw
@@ -223,8 +223,7 @@ def speaker(model: Path, guard: Path, opening: str) -> Callable:
 
     def answer(request):
         if request.model != "target":
-            text = "Safety: Safe\nCategories: None\nRefusal: " + ("Yes" if tiny.draw(request.request_id, 2) else "No")
-            return (*judged.encode("Safety: Safe\nCategories: None"), judged.eos_token_id) if text else ()
+            return (*judged.encode("Safety: Safe\nCategories: None"), judged.eos_token_id)
         shown, number = said.decode(request.prompt_token_ids), tiny.draw(request.request_id, 1000)
         thought = f"{opening}Für {number} 只壶, let me think of lamps\u0301 and kettles 🫖.\n</think>\n\n"
         reply = "I can't help with that" if "jinx" in shown else "Take a soft cloth, e\u0301tape"

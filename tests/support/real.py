@@ -1,7 +1,7 @@
 """Published tokenizers with tiny random weights of the right architecture, where a folder of them is at hand.
 
-``AXOLOTL_SAFETY_REAL_MODELS`` names the folder that holds ``tokenizers/<name>``, ``AXOLOTL_SAFETY_REAL_DATA`` the one that
-holds ``star1``. Nothing of either is part of the repository, and tests that need them are skipped without.
+``AXOLOTL_SAFETY_REAL_MODELS`` names the folder that holds ``tokenizers/<name>``, ``AXOLOTL_SAFETY_REAL_DATA`` the one
+that holds ``star1``. Nothing of either is part of the repository, and tests that need them are skipped without.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _DATA = os.environ.get("AXOLOTL_SAFETY_REAL_DATA")
 needs_tokenizers = pytest.mark.skipif(not _MODELS, reason="AXOLOTL_SAFETY_REAL_MODELS is not set")
 needs_rows = pytest.mark.skipif(not _DATA, reason="AXOLOTL_SAFETY_REAL_DATA is not set")
 
-TYPES = {
-    "r1-distill-qwen": "qwen2",
-    "qwen3": "qwen3",
-    "llama3.1": "llama",
-    "gemma3": "gemma3_text",
-    "gpt-oss": "gpt_oss",
+# Architecture and vocabulary by tokenizer.
+_SHAPES = {
+    "r1-distill-qwen": ("qwen2", 152064),
+    "qwen3": ("qwen3", 151936),
+    "llama3.1": ("llama", 128256),
+    "gemma3": ("gemma3_text", 262208),
+    "gpt-oss": ("gpt_oss", 201088),
 }
-_VOCABULARY = {"r1-distill-qwen": 152064, "qwen3": 151936, "llama3.1": 128256, "gemma3": 262208, "gpt-oss": 201088}
 
 
 def make_model(name: str, folder: Path) -> Path:
@@ -39,6 +39,7 @@ def make_model(name: str, folder: Path) -> Path:
     assert _MODELS is not None
     source = Path(_MODELS) / "tokenizers" / name
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("config.json", "README*"))
+    kind, vocabulary = _SHAPES[name]
     shape: dict[str, Any] = {
         "hidden_size": 64,
         "intermediate_size": 64,
@@ -47,7 +48,7 @@ def make_model(name: str, folder: Path) -> Path:
         "num_key_value_heads": 1,
         "head_dim": 32,
         "max_position_embeddings": 8192,
-        "vocab_size": _VOCABULARY[name],
+        "vocab_size": vocabulary,
         "tie_word_embeddings": True,
     }
     if name == "gpt-oss":
@@ -55,7 +56,7 @@ def make_model(name: str, folder: Path) -> Path:
         (folder / "chat_template.jinja").write_text(THINKERS["gpt_oss"].template)
     if name == "gemma3":
         shape |= {"layer_types": ["full_attention"]}
-    config = AutoConfig.for_model(TYPES[name], **shape)
+    config = AutoConfig.for_model(kind, **shape)
     torch.manual_seed(0)
     with torch.no_grad():
         model = AutoModelForCausalLM.from_config(config)
