@@ -110,10 +110,14 @@ class Thinking:
         )
 
     def read(self, thought: str, answer: str) -> tuple[str, str]:
-        """Thought and answer of a source row that was read by ``<think>``, in whose answer our own markers may be."""
+        """Thought and answer of a source row that was read by ``<think>``, in whose answer our own markers may be.
+
+        The closing one alone counts only if it is a tag or the generation prompt opens: ``]]`` may be part of an answer.
+        """
         if thought or (self.open, self.close) == (OPEN, CLOSE):
             return thought, answer
-        return split_response(answer, self.open, self.close)
+        opened = self.prompt_opens or self.markers.tokens or answer.lstrip().startswith(self.open)
+        return split_response(answer, self.open, self.close) if opened else (thought, answer)
 
 
 def known_markers(template: str, added: Collection[str]) -> Markers | None:

@@ -160,9 +160,12 @@ def provenance(inputs: StageInputs, auto: dict[str, Any], figures: EngineFigures
 
 def model_record(inputs: StageInputs) -> dict[str, Any]:
     """The target for the manifest. How a server holds its weights is not known."""
+    told = {"chat_template_kwargs": values} if (values := inputs.tokens.template_kwargs) else {}
     unknown = {"dtype": "unknown (the server's)", "quantization": "unknown (the server's)"}
-    return asdict(inputs.files.spec) | (
-        {} if inputs.backend == "none" or backend_named(inputs.backend).local else unknown
+    return (
+        asdict(inputs.files.spec)
+        | told
+        | ({} if inputs.backend == "none" or backend_named(inputs.backend).local else unknown)
     )
 
 

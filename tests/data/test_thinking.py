@@ -132,6 +132,10 @@ def test_named_markers_read_rows_too():
     tokenizer = make_thinker("smollm3")
     think = ThinkConfig(open="[THINK]", close="[/THINK]", chat_template_kwargs={"enable_thinking": True})
     tokens = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,), think)
+    square = TargetTokenizer(
+        tokenizer, (tokenizer.eos_token_id,), think.model_copy(update={"open": "[[", "close": "]]"})
+    ).thinking
+    assert square.read("", "[[R]]A") == ("R", "A") and square.read("", "x[y[0]] is it.") == ("", "x[y[0]] is it.")
     for text in ("[THINK]R[/THINK]A", "R[/THINK]\n\nA", "<think>R</think>A"):
         row = {"prompt": "q", "response": text}
         (read,) = read_examples([row], choose_adapter(row, DatasetOptions(), "d"), DatasetOptions(), tokens.thinking)

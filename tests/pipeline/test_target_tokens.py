@@ -225,6 +225,7 @@ def test_what_the_template_is_told_reaches_the_rows(models, tmp_path, name, plac
     shown: list[str] = []
     (output,) = run_stage(cfg, make_engine=lambda *_: tiny.ScriptedEngine(answer)).values()
     assert output["rows"] == 3
+    assert helpers.manifest_of(output)["model"]["chat_template_kwargs"] == family.values
     turns = [{"role": "user", "content": tiny.direct_refusal_rows(1)[0]["prompt"]}]
     wanted = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **family.values)
     texts = [tokenizer.decode(row["input_ids"]) for row in load_from_disk(output["train"])]
