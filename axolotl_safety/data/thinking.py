@@ -112,7 +112,7 @@ class Thinking:
     def read(self, thought: str, answer: str) -> tuple[str, str]:
         """Thought and answer of a source row that was read by ``<think>``, in whose answer our own markers may be.
 
-        The closing one alone counts only if it is a tag or the generation prompt opens: ``]]`` may be part of an answer.
+        The closing one alone counts if it is a tag or the generation prompt opens: ``]]`` may be part of an answer.
         """
         if thought or (self.open, self.close) == (OPEN, CLOSE):
             return thought, answer
