@@ -16,7 +16,7 @@ from axolotl_safety.util.errors import ModelError
 
 from .chat_template import control_tokens, frames, probe_template, renderer, written_markers
 from .thinking import chosen_markers, find_thinking, unused_switch
-from .turn_end import template_end
+from .turn_end import behind_response, template_end
 
 LOG = logging.getLogger(__name__)
 _USER = "axolotl safety probe"
@@ -106,7 +106,8 @@ class TargetTokenizer:
         # What a response holds of control tokens, and nothing more.
         self._marks = marks - opening if self.thinking.prompt_opens else marks
         can_end = self._added_ids - marks.keys()
-        self.template_end = template_end(self._rendered, self.encode, can_end, stop_token_ids)
+        self.behind_response = behind_response(self._rendered)
+        self.template_end = template_end(self.behind_response, self.encode, can_end, stop_token_ids)
         self.turn_end_id = stop_token_ids[0] if self.template_end is None else self.template_end
         self.stop_token_ids = tuple(dict.fromkeys((*stop_token_ids, self.turn_end_id)))
         self._expected: dict[tuple[str, tuple[str, ...]], Counter[int]] = {}

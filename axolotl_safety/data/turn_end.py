@@ -16,26 +16,31 @@ _SAID = "axolotl safety probe"
 _EOS, _EOT = "special_tokens.eos_token", "eot_tokens"
 
 
+def behind_response(render: Callable[..., str]) -> str:
+    """What a chat template writes behind what the assistant says in the last turn; empty if it takes no such turn."""
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _SAID}]
+    try:
+        _, said, tail = render(turns, add_generation_prompt=False).rpartition(_SAID)
+    except Exception:  # a template is a program, and raises what it likes
+        return ""
+    return tail if said else ""
+
+
 def template_end(
-    render: Callable[..., str], encode: Callable[[str], list[int]], tokens: Collection[int], stops: Collection[int]
+    tail: str, encode: Callable[[str], list[int]], tokens: Collection[int], stops: Collection[int]
 ) -> int | None:
-    """The token that a chat template writes behind what the assistant says in the last turn.
+    """The token that a chat template ends a turn with.
 
     Args:
-        render: renders turns.
+        tail: what it writes behind a response.
         encode: ids of a text.
         tokens: ids that can end a turn: control tokens but for think markers.
         stops: ids that the model's files name. Of several tokens behind a response one of these is meant.
 
     Returns:
-        None where the template writes no such token, or takes no assistant turn.
+        None where it writes no such token.
     """
-    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _SAID}]
-    try:
-        _, said, tail = render(turns, add_generation_prompt=False).rpartition(_SAID)
-    except Exception:  # a template is a program, and raises what it likes
-        return None
-    found = [index for index in encode(tail) if index in tokens] if said else []
+    found = [index for index in encode(tail) if index in tokens]
     return next((index for index in found if index in stops), found[0] if found else None)
 
 
@@ -98,6 +103,14 @@ def check_turn_end(tokens: TargetTokenizer, said: Mapping[str, Sequence[int]], k
             raise ModelError(
                 f"where a turn of {name!r} ends is not clear: {listed}, and its chat template ends an assistant's turn "
                 "with none of its tokens. Say which one is right: special_tokens: {eos_token: ...} in the YAML."
+            )
+        if tokens.behind_response.strip():
+            LOG.warning(
+                "%r: its chat template ends a turn with the text %r, which holds no token that can end one. Responses "
+                "are taken to end with %s.",
+                name,
+                tokens.behind_response,
+                word(tokens.turn_end_id),
             )
     elif tokens.template_end not in all_ends(said):
         LOG.warning(

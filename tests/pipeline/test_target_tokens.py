@@ -100,9 +100,16 @@ def test_files_that_disagree_are_refused_where_the_template_does_not_settle_it(m
         assert words(tokens_of(folder, **yaml), [tokens_of(folder, **yaml).turn_end_id]) == {END}
 
 
-def test_files_that_agree_need_no_template(model):
-    tokens = tokens_of(model(template=NO_END, generation_config={"eos_token_id": [END, PAD]}))
-    assert words(tokens, [tokens.turn_end_id]) == {END}
+def test_files_that_agree_need_no_template(model, caplog):
+    folder = model(template=NO_END, generation_config={"eos_token_id": [END, PAD]})
+    with caplog.at_level(logging.WARNING, "axolotl_safety"):
+        assert words(tokens_of(folder), [tokens_of(folder).turn_end_id]) == {END}
+    assert not caplog.records
+    (folder / "chat_template.jinja").write_text(tiny.TEMPLATES["no_think"].replace(END, "<eot>") + "{# </think> #}")
+    with caplog.at_level(logging.WARNING, "axolotl_safety"):
+        tokens = tokens_of(folder)
+    assert "ends a turn with the text '<eot>\\n', which holds no token" in caplog.text
+    assert words(tokens, [tokens.turn_end_id]) == {END} and tokens.has_control_token("<eot>")
 
 
 def test_an_end_that_the_model_cannot_write_is_refused_if_it_is_asked(model, tmp_path):
