@@ -77,6 +77,7 @@ class Thinking:
             changes them; empty where it is plain text.
         prompt_opens: the generation prompt already ends in the opening marker (R1-Distill).
         prompt_tail: the text of the generation prompt from the opening marker on (empty if it does not open).
+        inline: the markers may stand inside a message: each is plain text or one token of its own, and none of a turn.
     """
 
     markers: Markers
@@ -84,6 +85,7 @@ class Thinking:
     close_ids: tuple[int, ...]
     prompt_opens: bool
     prompt_tail: str
+    inline: bool = True
 
     @property
     def open(self) -> str:
@@ -102,10 +104,9 @@ class Thinking:
 
     def shown(self, thought: str, answer: str) -> str:
         """A full response inside a message: markers that would end the message's own turn are ``<think>`` there."""
-        single = len(self.open_tokens) < 2 and len(self.close_ids) < 2
         return (
             self.wrap(thought, answer)
-            if single
+            if self.inline
             else MARKERS[0].frame.format(open=OPEN, thought=thought, close=CLOSE, answer=answer)
         )
 
@@ -178,13 +179,15 @@ def find_thinking(
             f"{text[max(at, 0) :]!r}. Use the model's thinking mode: {_way_to_think(markers, prompt)}"
         )
     close_ids = tuple(encode(markers.close))
-    whole = bool(close_ids) and {close_ids[0], close_ids[-1]} <= set(added.values())
+    known = set(added.values())
+    whole = bool(close_ids) and {close_ids[0], close_ids[-1]} <= known
     return Thinking(
         markers,
-        tuple(index for index in encode(markers.open) if index in added.values()),
+        tuple(filter(known.__contains__, encode(markers.open))),
         close_ids if whole else (),
         prompt_opens,
         text[at:] if prompt_opens else "",
+        all(word in added or known.isdisjoint(encode(word)) for word in (markers.open, markers.close)),
     )
 
 

@@ -26,6 +26,7 @@ from axolotl_safety.engines.model_files import ModelFiles, load_model_files
 from axolotl_safety.engines.queue import WorkQueue
 from axolotl_safety.guards.judge import BuiltinGuard, Guard, load_guards
 from axolotl_safety.methods.base import MethodContext, generating, may_answer, method_named
+from axolotl_safety.util.errors import ModelError
 from axolotl_safety.util.files import check_writable
 
 from .engine_models import check_resampling, engine_models, longest_sequence, window_of
@@ -216,7 +217,16 @@ def target_tokens(cfg: Any, safety: SafetyConfig, files: ModelFiles, asked: bool
         ConfigError, ModelError: its template cannot be used, or it is not clear where a turn ends.
     """
     said = {**files.ends, **yaml_ends(cfg, files.tokenizer)}
-    tokens = TargetTokenizer(files.tokenizer, all_ends(said), safety.think, template_kwargs(cfg, safety))
+    try:
+        tokens = TargetTokenizer(files.tokenizer, all_ends(said), safety.think, template_kwargs(cfg, safety))
+    except ModelError as error:
+        named = str(getattr(cfg.chat_template, "value", cfg.chat_template or "tokenizer_default"))
+        if named.startswith("tokenizer_default"):
+            raise
+        raise ModelError(
+            f"{error} Its chat template here is that of chat_template: {named} in the YAML, which is saved with the "
+            "tuned model; without that key it is the model's own."
+        ) from error
     check_turn_end(tokens, said, files.own_ids if asked else None)
     return tokens
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+from support import tiny
 from support.thinkers import THINKERS, make_thinker
 
 from axolotl_safety.config import DatasetOptions, ThinkConfig
@@ -140,3 +141,18 @@ def test_named_markers_read_rows_too():
         row = {"prompt": "q", "response": text}
         (read,) = read_examples([row], choose_adapter(row, DatasetOptions(), "d"), DatasetOptions(), tokens.thinking)
         assert (read.thought, read.answer) == ("R", "A")
+
+
+def test_markers_that_hold_a_token_of_a_turn_are_read_and_stand_in_no_message():
+    """As in s1, whose thought and answer begin with ``<|im_start|>think`` and ``<|im_start|>answer``."""
+    tokenizer = tiny.make_tokenizer("no_think")
+    think = ThinkConfig(open="<|im_start|>think", close="<|im_start|>answer")
+    tokens = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,), think)
+    said = (*tokens.encode("<|im_start|>think\nR\n<|im_start|>answer\nA"), tokens.turn_end_id)
+    split = tokens.split(said)
+    assert (split.thinking, split.answer, split.fault) == ("R", "A", "")
+    assert tokens.split(tokens.response_ids("R", "A")).fault == ""
+    more = (*said[:-1], *tokens.encode("<|im_start|>user"), said[-1])
+    assert tokens.split(more).fault == "control_token"
+    assert tokens.thinking.shown("R", "A") == "<think>\nR\n</think>\n\nA"
+    assert tokens.has_control_token("<|im_start|>think") and tokens.prompt_ids("a <|im_start|>") is None

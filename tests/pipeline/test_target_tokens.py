@@ -183,10 +183,14 @@ def test_a_template_that_renders_the_same_says_nothing_and_changes_nothing(model
     assert not caplog.records
 
 
-def test_what_the_yaml_names_and_cannot_be_used_is_refused_before_an_engine(model, tmp_path):
+def test_what_the_yaml_names_and_cannot_be_used_is_refused_before_an_engine(model, models, tmp_path):
     folder = model()
-    with pytest.raises(ModelError, match="closes the thought.*enable_thinking: true"):
+    with pytest.raises(
+        ModelError, match="closes the thought.*enable_thinking: true.*chat_template: exaone4 in the YAML"
+    ):
         tokens_of(folder, chat_template="exaone4")
+    with pytest.raises(ModelError, match="reasoning model.*that of chat_template: llama3 in the YAML"):
+        tokens_of(models("r1", "text"), chat_template="llama3")
     tokens = tokens_of(folder, chat_template="exaone4", chat_template_kwargs={"enable_thinking": True})
     assert tokens.thinking.prompt_opens
     for key in ("tokenizer_use_mistral_common", "added_tokens_overrides"):
