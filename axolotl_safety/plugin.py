@@ -91,6 +91,16 @@ class SafetyPlugin(BasePlugin):
         for index, output in outputs.items():
             cfg.datasets[int(index)] = DictDefault({"path": output["train"], "type": None})
 
+    def get_training_args(self, cfg: DictDefault) -> dict[str, Any] | None:
+        """What TRL renders prompts with under ``rl:``; Axolotl keeps ``chat_template_kwargs`` to its own rows there."""
+        from axolotl_safety.config.grpo_conflicts import serves_trainer
+        from axolotl_safety.config.section import section, template_kwargs
+
+        if not cfg.rl or not serves_trainer(cfg):
+            return None
+        values = template_kwargs(cfg, section(cfg))
+        return {"chat_template_kwargs": values} if values else None
+
     def get_trainer_cls(self, cfg: DictDefault) -> type | None:
         """The KL trainer; None, and so Axolotl's own, where ``safety.kl`` is not set."""
         kl = _kl_settings(cfg)

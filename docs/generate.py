@@ -35,7 +35,7 @@ _NOT_BY_HAND = {"per_dataset"}
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 # Texts that must be one of these.
 _NAMED = {"guard.family": family_words(), "engine.backend": ("auto", *BACKENDS)}
-_WORDS = {str: "text", int: "integer", float: "number", bool: "true, false"}
+_WORDS = {str: "text", int: "integer", float: "number", bool: "true, false", dict[str, Any]: "mapping"}
 # What a changed value means for what the journal holds. A key that is not here takes its section's word.
 EFFECTS = {
     "work_dir": "no",

@@ -135,10 +135,24 @@ class KLConfig(Strict):
 
 
 class ThinkConfig(Strict):
-    """The markers around the thought, where the tokenizer or template does not give them away."""
+    """How the model thinks, where tokenizer or template do not give it away."""
 
-    open: str = Field("<think>", description="text that opens the thought")
-    close: str = Field("</think>", description="text that closes the thought")
+    open: str | None = Field(None, min_length=1, description="text that opens the thought; unset: found, else <think>")
+    close: str | None = Field(
+        None, min_length=1, description="text that closes the thought; unset: found, else </think>"
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {},
+        description="values for the chat template in every prompt, such as {enable_thinking: true}; Axolotl's own "
+        "chat_template_kwargs come first",
+    )
+
+    @property
+    def markers(self) -> tuple[str, str] | None:
+        """Those that the user names; None if only the template is told something, and they are to be found."""
+        if self.open is None and self.close is None and self.chat_template_kwargs:
+            return None
+        return self.open or "<think>", self.close or "</think>"
 
 
 class SafetyConfig(Strict):
@@ -162,7 +176,9 @@ class SafetyConfig(Strict):
     dgr: DGRConfig = DGRConfig()
     thinksafe: ThinkSafeConfig = ThinkSafeConfig()
     kl: KLConfig | None = Field(None, description="off unless set; an empty mapping takes the defaults")
-    think: ThinkConfig | None = Field(None, description="set to name the think markers yourself")
+    think: ThinkConfig | None = Field(
+        None, description="set to name the think markers yourself, or to have the chat template think"
+    )
     eval: EvalConfig | None = Field(
         None, description="what `axolotl safety-eval` asks base and tuned model; off unless set"
     )

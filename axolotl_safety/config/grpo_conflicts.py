@@ -13,6 +13,12 @@ _TRAINERS = ("grpo", "gdpo")  # Axolotl runs both by the same trainer
 REWARDS = tuple(f"{PREFIX}rewards.{name}" for name in ("correct", "guard_safe", "refusal", "think_format"))
 
 
+def serves_trainer(cfg: Any) -> bool:
+    """Whether the trainer's prompts or rewards are ours."""
+    names = [*((cfg.trl or {}).get("reward_funcs") or []), *(entry.get("type") for entry in cfg.datasets or [])]
+    return any(str(name).startswith(PREFIX) for name in names)
+
+
 def check_rl(cfg: Any, safety: SafetyConfig) -> None:
     """Refuse types of ours under the wrong trainer, rewards that do not exist, and options that would do nothing.
 

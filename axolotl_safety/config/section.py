@@ -34,6 +34,43 @@ def our_entries(cfg: Any) -> dict[int, str]:
     return found
 
 
+# What renders a conversation, and is no value for the template.
+_RENDERING = frozenset(
+    "conversation messages chat_template tokenize add_generation_prompt continue_final_message return_dict "
+    "return_tensors return_assistant_tokens_mask padding truncation max_length tokenizer_kwargs".split()
+)
+
+
+def template_kwargs(cfg: Any, safety: SafetyConfig) -> dict[str, Any]:
+    """What every rendering of the target's prompt gives the chat template.
+
+    Axolotl's ``chat_template_kwargs``, which its own rows are rendered with, or ``safety.think``'s where that is not
+    set. Under ``rl:`` the trainer's are the same.
+
+    Raises:
+        ConfigError: two of them differ, or a name is none of a template.
+    """
+    trainer = (cfg.trl or {}).get("chat_template_kwargs") if cfg.rl else None
+    said = {
+        "chat_template_kwargs": cfg.chat_template_kwargs,
+        "safety.think.chat_template_kwargs": safety.think.chat_template_kwargs if safety.think else None,
+        "trl.chat_template_kwargs": trainer,
+    }
+    given = {key: dict(values) for key, values in said.items() if values}
+    for key, values in given.items():
+        if taken := sorted(_RENDERING & values.keys()):
+            raise ConfigError(
+                f"{key}: {taken[0]!r} says how a conversation is rendered and is no value for the template. Remove it."
+            )
+    (first, chosen), *others = given.items() or [("", {})]
+    for key, values in others:
+        if values != chosen:
+            raise ConfigError(
+                f"{first} is {chosen} and {key} is {values}: prompts are rendered in one way only. Remove one of them."
+            )
+    return chosen
+
+
 def require_plugin(what: str) -> None:
     """Refuse to work without the plugin.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from axolotl_safety.util.errors import ModelError
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 _MARKER = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,40}\]")
+_ROLE = re.compile(r"tool|think|^<[|\uff5c].*[|\uff5c]>$")
+_SIGN = re.compile(r"[^\w\s]")
+Render = Callable[..., str]
 _PROBE = 'The quick brown fox, 12 + 30 = 42.\n\n  Two spaces, a "quote" and a tab\t.'
 _WAY_OUT = (
     "Copy the tokenizer's files into a folder, mend chat_template.jinja there, and name that folder as "
@@ -21,21 +24,35 @@ _WAY_OUT = (
 )
 
 
-def probe_template(tokenizer: Any, user: str) -> str:
+def renderer(tokenizer: Any, values: Mapping[str, Any]) -> Render:
+    """A function of turns, and of further values for the template, that renders them as text.
+
+    Args:
+        tokenizer: a transformers tokenizer with a chat template.
+        values: what every rendering gives the template: the YAML's ``chat_template_kwargs``.
+    """
+
+    def render(turns: Sequence[Mapping[str, str]], **more: Any) -> str:
+        options = {"tokenize": False, "add_generation_prompt": True}
+        return tokenizer.apply_chat_template(turns, **{**options, **values, **more})
+
+    return render
+
+
+def probe_template(name: str, render: Render, user: str) -> Callable[..., str]:
     """Render the generation prompt of one user message, the least that every row needs.
+
+    Returns:
+        What stands behind the user's message in it, as a function of further values for the template.
 
     Raises:
         ModelError: the template takes no such message, or the message is not in what it renders.
     """
-    named = f"the chat template of {tokenizer.name_or_path!r}"
+    named = f"the chat template of {name!r}"
     turns = [{"role": "user", "content": user}]
-
-    def render(**values: Any) -> str:
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **values)
-
     try:
-        text = render()
-        dated = render(strftime_now=lambda form: "then") != render(strftime_now=lambda form: "now")
+        text = render(turns)
+        dated = render(turns, strftime_now=lambda form: "then") != render(turns, strftime_now=lambda form: "now")
     except Exception as error:  # a template is a program, and raises what it likes
         raise ModelError(
             f"{named} cannot render one user message without a system turn or tools: "
@@ -50,24 +67,59 @@ def probe_template(tokenizer: Any, user: str) -> str:
             named,
             _WAY_OUT,
         )
-    return text
+    # A system prompt may speak of think markers too; what counts stands behind the user's message.
+    return lambda **more: render(turns, **more).rpartition(user)[2]
 
 
-def written_markers(tokenizer: Any, tokens: Collection[str]) -> tuple[str, ...]:
+_SAID = "axolotl safety probe"
+
+
+def frames(render: Render) -> list[str]:
+    """What a template writes around turns, but for a system prompt of its own, whose prose is no frame.
+
+    A conversation that it refuses is left out; rows that need it are rejected one by one.
+    """
+    turns = [{"role": role, "content": _SAID} for role in ("user", "assistant", "user")]
+    found: list[str] = []
+
+    def rendered(conversation: Sequence[Mapping[str, str]]) -> list[str]:
+        try:
+            return render(conversation).split(_SAID)
+        except Exception:  # a template is a program, and raises what it likes
+            return []
+
+    whole = rendered([{"role": "system", "content": _SAID}, *turns])
+    found += whole
+    for conversation in (turns[:1], turns):
+        found += rendered(conversation)[1 if whole else 0 :]
+    return found
+
+
+def written_markers(framed: Iterable[str], tokens: Collection[str]) -> tuple[str, ...]:
     """Turn markers that a template writes as ordinary text: ``<|user|>`` of Tulu and OLMo 2, ``[INST]`` of Llama 2.
 
     In the ids they cannot be told from the same letters in a row, so that they are looked for in the text.
     """
-    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}, {"role": "user", "content": "x"}]
-    system = [{"role": "system", "content": "x"}]
-    found: set[str] = set()
-    for conversation in (turns[:1], turns, system + turns):
-        try:
-            text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        except Exception:  # a template is a program; rows that need what it refuses are rejected one by one
-            continue
-        found |= set(_MARKER.findall(text))
-    return tuple(sorted(found - set(tokens)))
+    return tuple(sorted({marker for text in framed for marker in _MARKER.findall(text)} - set(tokens)))
+
+
+def control_tokens(tokenizer: Any, framed: Iterable[str]) -> dict[str, int]:
+    """Added tokens that are control: the special ones, and the markers of template, turn, tool and thought.
+
+    Any other added token is a word or a tag that a text may hold, such as Gemma's HTML tags and a domain's own terms.
+    """
+    template = tokenizer.chat_template
+    source = "\n".join(template.values()) if isinstance(template, dict) else template or ""
+    framed = "\n".join(framed)
+
+    def controls(word: str, special: bool) -> bool:
+        if not word.replace("\u2581", "").strip():  # runs of blanks (Gemma, Phi); SentencePiece writes U+2581
+            return False
+        named = _MARKER.fullmatch(word) and (word in source or _ROLE.search(word))
+        return bool(special or named or (word in framed and _SIGN.search(word)))
+
+    added = {str(token): (index, token.special) for index, token in tokenizer.added_tokens_decoder.items()}
+    return {word: index for word, (index, special) in added.items() if controls(word, special)}
 
 
 def check_round_trip(tokens: TargetTokenizer, texts: list[str], raw_tokenizer_file: str | None) -> None:

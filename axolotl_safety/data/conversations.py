@@ -8,7 +8,7 @@ from typing import Any
 
 from axolotl_safety.util.errors import RowError
 
-from .tokenizer import CLOSE, OPEN, split_response
+from .thinking import CLOSE, OPEN, split_response
 
 Turn = tuple[str, str]  # role (system, user, assistant) and content
 

@@ -57,7 +57,7 @@ def read_entry(
     options = safety.options_of(index)
     source = read_source(entry, cfg.hf_use_auth_token, int(cfg.seed or 42))
     adapter = choose_adapter(source.columns, options, source.name)
-    rows = read_examples(source.rows, adapter, options)
+    rows = read_examples(source.rows, adapter, options, tokens.thinking)
     bad = [row for row in rows if isinstance(row, BadRow)]
     examples = [row for row in rows if isinstance(row, Example)]
     _check_held_out(source, options, examples)

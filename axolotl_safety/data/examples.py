@@ -14,7 +14,7 @@ from axolotl_safety.util.errors import DataError, RowError
 
 from .conversations import Turn, read_turns, sound_text
 from .labels import FoundLabel, read_label, row_categories, row_label
-from .tokenizer import CLOSE, split_response
+from .thinking import CLOSE, Thinking, split_response
 
 Label = Literal["harmful", "benign"]
 Row = Mapping[str, Any]
@@ -253,8 +253,24 @@ def _row_id(row: Any, seen: dict[str, int]) -> str:
     return digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
 
 
-def read_examples(rows: Iterable[Any], adapter: Adapter, options: DatasetOptions) -> list[Example | BadRow]:
-    """Read every row, in order: an example, or a counted reject. Nothing is lost and nothing raises."""
+def _own_markers(fields: Fields, thinking: Thinking) -> Fields:
+    """What an adapter read, with a thought in the target's own markers taken out of the answer."""
+    thought, answer = thinking.read(fields.thought, fields.answer)
+    if fields.answer and not answer:
+        raise RowError("empty_answer")
+    history = tuple(
+        (role, thinking.read("", text)[1] if role == "assistant" else text) for role, text in fields.history
+    )
+    return fields._replace(thought=thought, answer=answer, history=history)
+
+
+def read_examples(
+    rows: Iterable[Any], adapter: Adapter, options: DatasetOptions, thinking: Thinking | None = None
+) -> list[Example | BadRow]:
+    """Read every row, in order: an example, or a counted reject. Nothing is lost and nothing raises.
+
+    A thought stands between ``<think>`` and ``</think>``, or between the target's own markers.
+    """
     read: list[Example | BadRow] = []
     seen: dict[str, int] = {}
     for row in rows:
@@ -264,7 +280,7 @@ def read_examples(rows: Iterable[Any], adapter: Adapter, options: DatasetOptions
         try:
             if not isinstance(row, Mapping):
                 raise RowError("malformed_row")
-            fields = adapter.read(row)
+            fields = adapter.read(row) if thinking is None else _own_markers(adapter.read(row), thinking)
             prompt = fields.prompt
             if not prompt.strip():
                 raise RowError("empty_prompt")

@@ -1,21 +1,24 @@
-"""Think markers, prompt ids and response splits: the one place that knows how a model family thinks."""
+"""Prompt ids in, thought and answer out: a tokenizer with what the stage needs of it."""
 
 from __future__ import annotations
 
+import copy
+import logging
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from axolotl_safety.config import ThinkConfig
 from axolotl_safety.util.errors import ModelError
 
-from .chat_template import probe_template, written_markers
+from .chat_template import control_tokens, frames, probe_template, renderer, written_markers
+from .thinking import chosen_markers, find_thinking, unused_switch
+from .turn_end import behind_response, template_end
 
-OPEN, CLOSE = "<think>", "</think>"
+LOG = logging.getLogger(__name__)
 _USER = "axolotl safety probe"
 
 
@@ -40,43 +43,14 @@ def decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     return lambda ids: backend.decode(ids, skip_special_tokens=False)
 
 
-def split_response(text: str) -> tuple[str, str]:
-    """Split a response, with or without the opening marker (R1-Distill's prompt holds it), into thought and answer.
-
-    Returns:
-        ``(thinking, answer)``, both without the blank space around the markers. A thought that was opened and
-        never closed gives ``(thought, "")``; a text without markers gives ``("", text)``.
-    """
-    head, closed, tail = text.partition(CLOSE)
-    opened = head.lstrip().startswith(OPEN)
-    if opened:
-        head = head.lstrip()[len(OPEN) :]
-    if closed:
-        return head.strip(), tail.strip()
-    return (head.strip(), "") if opened else ("", text.strip())
-
-
-@dataclass(frozen=True)
-class Thinking:
-    """How this model marks its thoughts.
-
-    Attributes:
-        open_id: id of the marker where it is one added token, else None (the marker is plain text).
-        close_id: likewise.
-        prompt_opens: the generation prompt already ends in the opening marker (R1-Distill).
-        prompt_tail: the text of the generation prompt from the opening marker on (empty if it does not open).
-    """
-
-    open: str
-    close: str
-    open_id: int | None
-    close_id: int | None
-    prompt_opens: bool
-    prompt_tail: str
-
-    def wrap(self, thought: str, answer: str) -> str:
-        """A full response as text, markers included."""
-        return f"{self.open}\n{thought}\n{self.close}\n\n{answer}"
+def _find(marker: Sequence[int], token_ids: Sequence[int]) -> int | None:
+    """Where a run of ids begins for the first time."""
+    place = -1
+    while marker[0] in token_ids[place + 1 :]:
+        place = token_ids.index(marker[0], place + 1)
+        if tuple(token_ids[place : place + len(marker)]) == tuple(marker):
+            return place
+    return None
 
 
 @dataclass(frozen=True)
@@ -91,26 +65,26 @@ class Split:
 class TargetTokenizer:
     """The base model's own tokenizer with what the stage needs of it: prompt ids in, thought and answer out."""
 
-    def __init__(self, tokenizer: Any, stop_token_ids: tuple[int, ...], think: ThinkConfig | None = None):
-        """Work out how the model thinks.
+    def __init__(
+        self,
+        tokenizer: Any,
+        stop_token_ids: tuple[int, ...],
+        think: ThinkConfig | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ):
+        """Work out how the model thinks and where its turns end.
 
         Args:
-            tokenizer: a transformers tokenizer with its own chat template.
-            stop_token_ids: the ids that end a turn (generation config and tokenizer).
+            tokenizer: a transformers tokenizer with the chat template that the tuned model will have.
+            stop_token_ids: the ids that end a turn, as the model's files and the YAML name them.
             think: the markers where the user names them.
+            template_kwargs: what every rendering gives the template; None: what ``think`` says.
 
         Raises:
             ModelError: no chat template, a template without thinking, or no end-of-sequence token.
         """
         self.tokenizer = tokenizer
         self.encode, self.decode = encoder(tokenizer), decoder(tokenizer)
-        self.stop_token_ids = stop_token_ids
-        # Some families add runs of blanks as tokens (Gemma, Phi); those are text, not control.
-        self.added_tokens = {
-            str(token): index
-            for index, token in tokenizer.added_tokens_decoder.items()
-            if str(token).replace("\u2581", "").strip()  # SentencePiece writes a blank as U+2581
-        }
         if not tokenizer.chat_template:
             raise ModelError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template, so no prompt can be rendered. "
@@ -121,49 +95,44 @@ class TargetTokenizer:
                 f"{tokenizer.name_or_path!r} names no end-of-sequence token, neither in its tokenizer nor in its "
                 "generation_config.json; completions could not end. Set eos_token in the tokenizer."
             )
-        self.thinking = self._find_thinking(think)
-        self._added_ids = frozenset(self.added_tokens.values())
-        self._marker_ids = {self.thinking.open_id, self.thinking.close_id} - {None}
-        self._control_ids = self._added_ids - self._marker_ids
+        own = think.chat_template_kwargs if think else {}
+        self.template_kwargs = dict(own if template_kwargs is None else template_kwargs)
+        self._rendered = renderer(tokenizer, self.template_kwargs)
+        framed = frames(self._rendered)
+        self.added_tokens = control_tokens(tokenizer, framed)
+        self._find_thinking(think)
+        opening = Counter(self.thinking.open_tokens)
+        marks = opening + self._count_added(self.encode(self.thinking.close))
+        # What a response holds of control tokens, and nothing more.
+        self._marks = marks - opening if self.thinking.prompt_opens else marks
+        can_end = self._added_ids - marks.keys()
+        self.behind_response = behind_response(self._rendered)
+        self.template_end = template_end(self.behind_response, self.encode, can_end, stop_token_ids)
+        self.turn_end_id = stop_token_ids[0] if self.template_end is None else self.template_end
+        self.stop_token_ids = tuple(dict.fromkeys((*stop_token_ids, self.turn_end_id)))
         self._expected: dict[tuple[str, tuple[str, ...]], Counter[int]] = {}
         tokens = {*self.added_tokens, self.thinking.open, self.thinking.close}
-        self._written = written_markers(tokenizer, tokens)
+        self._written = written_markers(framed, tokens)
         words = sorted({*tokens, *self._written}, key=len, reverse=True)
         self._control_words = re.compile("|".join(map(re.escape, words)))
 
-    def _find_thinking(self, think: ThinkConfig | None) -> Thinking:
-        open_marker, close_marker = (think.open, think.close) if think else (OPEN, CLOSE)
-        template = self.tokenizer.chat_template
+    def _find_thinking(self, think: ThinkConfig | None) -> None:
+        name, template = self.tokenizer.name_or_path, self.tokenizer.chat_template
         if isinstance(template, dict):
             template = template.get("default", "")
-        named = close_marker in template or {open_marker, close_marker} <= self.added_tokens.keys()
-        if think is None and not named:
-            raise ModelError(
-                f"{self.tokenizer.name_or_path!r} does not look like a reasoning model: neither its chat template nor "
-                f"its added tokens know {close_marker!r}. Use a reasoning model, or name its markers under "
-                "safety.think: {open: ..., close: ...}."
-            )
-        # A system prompt may speak of the markers too; what counts stands behind the user's message.
-        text = probe_template(self.tokenizer, _USER).rpartition(_USER)[2]
-        at = text.rfind(open_marker)
-        prompt_opens = at >= 0 and not text[at + len(open_marker) :].strip()
-        if close_marker in text[max(at, 0) :]:
-            raise ModelError(
-                f"the generation prompt of {self.tokenizer.name_or_path!r} closes the thought before the model "
-                f"writes a token: {text[max(at, 0) :]!r}. Use the model's thinking mode."
-            )
-        return Thinking(
-            open_marker,
-            close_marker,
-            self.added_tokens.get(open_marker),
-            self.added_tokens.get(close_marker),
-            prompt_opens,
-            text[at:] if prompt_opens else "",
-        )
+        every = {str(token): index for index, token in self.tokenizer.added_tokens_decoder.items()}
+        markers = chosen_markers(name, template, every, think)
+        self.added_tokens |= {word: every[word] for word in (markers.open, markers.close) if word in every}
+        self._added_ids = frozenset(self.added_tokens.values())
+        prompt = probe_template(name, self._rendered, _USER)
+        self.thinking = find_thinking(name, markers, prompt, self.template_kwargs, self.added_tokens, self.encode)
+        way = "" if self.thinking.prompt_opens else unused_switch(self.template_kwargs, self._rendered)
+        if way:
+            LOG.warning("the chat template of %r has a mode that is not used. If it thinks only there, %s", name, way)
 
     def _render(self, user: str, history: Iterable[tuple[str, str]] = ()) -> str:
         turns = [{"role": role, "content": text} for role, text in (*history, ("user", user))]
-        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return self._rendered(turns)
 
     def _count_added(self, token_ids: Iterable[int]) -> Counter[int]:
         return Counter(filter(self._added_ids.__contains__, token_ids))
@@ -213,12 +182,13 @@ class TargetTokenizer:
         if body and body[-1] in self.stop_token_ids:
             body.pop()
         think = self.thinking
-        if think.close_id is not None:
-            if think.close_id not in body:
+        if think.close_ids:
+            place = _find(think.close_ids, body)
+            if place is None:
                 return Split(self.decode(body), "", "unclosed_think")
-            place = body.index(think.close_id)
-            head, tail = self.decode(body[:place]), self.decode(body[place + 1 :])
-            extra = think.close_id in body[place + 1 :]
+            behind = body[place + len(think.close_ids) :]
+            head, tail = self.decode(body[:place]), self.decode(behind)
+            extra = _find(think.close_ids, behind) is not None
         else:
             head, closed, tail = self.decode(body).partition(think.close)
             if not closed:
@@ -227,20 +197,27 @@ class TargetTokenizer:
         if not think.prompt_opens:
             if not head.lstrip().startswith(think.open):
                 return Split(head.strip(), tail.strip(), "unopened_think")
-            if think.open_id is not None and think.open_id not in body:
+            if not Counter(think.open_tokens) <= Counter(body):
                 return Split(head.strip(), tail.strip(), "stray_marker")
             head = head.lstrip()[len(think.open) :]
         if extra or any(marker in part for part in (head, tail) for marker in (think.open, think.close)):
             return Split(head.strip(), tail.strip(), "stray_marker")
-        if not self._control_ids.isdisjoint(body) or self._writes_a_turn(head, tail):
+        if not self._count_added(body) <= self._marks or self._writes_a_turn(head, tail):
             return Split(head.strip(), tail.strip(), "control_token")
         return Split(head.strip(), tail.strip())
+
+    def with_template(self, template: str) -> Any:
+        """A copy of the tokenizer with another chat template."""
+        made = copy.deepcopy(self.tokenizer)
+        made.chat_template = template
+        return made
 
     def thought_length(self, token_ids: tuple[int, ...]) -> int:
         """Tokens of a response up to and with the closing marker; 0 if it has none."""
         think = self.thinking
-        if think.close_id is not None:
-            return token_ids.index(think.close_id) + 1 if think.close_id in token_ids else 0
+        if think.close_ids:
+            place = _find(think.close_ids, token_ids)
+            return 0 if place is None else place + len(think.close_ids)
         ends = range(1, len(token_ids) + 1)
         place = bisect_left(ends, True, key=lambda end: think.close in self.decode(list(token_ids[:end])))
         return ends[place] if place < len(ends) else 0
@@ -255,23 +232,10 @@ class TargetTokenizer:
             The ids with the end-of-turn token, or None when the text smuggles in a control token.
         """
         text = self.thinking.wrap(thought, answer)
-        markers = Counter(self._marker_ids)
         if self.thinking.prompt_opens:
             text = text.removeprefix(self.thinking.open)
-            markers.pop(self.thinking.open_id, None)
             if self.thinking.prompt_tail.endswith("\n"):
                 text = text.removeprefix("\n")
         token_ids = self.encode(text)
-        sound = self._count_added(token_ids) == markers and not self._writes_a_turn(thought, answer)
+        sound = self._count_added(token_ids) == self._marks and not self._writes_a_turn(thought, answer)
         return (*token_ids, self.turn_end_id) if sound else None
-
-    @cached_property
-    def turn_end_id(self) -> int:
-        """The stop token that the template writes after an assistant turn, else the first one known."""
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], tokenize=False
-        )
-        for index in reversed(self.encode(text)):
-            if index in self.stop_token_ids:
-                return index
-        return self.stop_token_ids[0]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,10 +31,12 @@ class ModelFiles:
         fingerprint: changes whenever weights, tokenizer or configuration change.
         max_positions: context window in tokens, None where the configuration does not say.
         tokenizer_file: path of ``tokenizer.json``, if there is one.
-        stop_token_ids: the generation config's end-of-sequence ids, then the tokenizer's.
+        stop_token_ids: the generation config's end-of-sequence ids, then the tokenizer's, then the configuration's.
         vocab_size: number of ids that the model can produce.
         family: ``r1`` by the tokenizer's turn markers, else the configuration's model type up to a size or kind
             (``qwen3`` for qwen3_moe too).
+        ends: ids that end a turn, by the file that says so.
+        own_ids: size of its vocabulary before the YAML adds tokens to it; None where none are added.
     """
 
     spec: ModelSpec
@@ -46,6 +48,8 @@ class ModelFiles:
     vocab_size: int
     family: str = ""
     config: Any = None
+    ends: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    own_ids: int | None = None
 
 
 def _sample(path: Path) -> bytes:
@@ -154,11 +158,7 @@ def load_model_files(
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name, **options)
     except (OSError, ValueError) as error:
         raise _explain(name, role, error) from error
-    # Many checkpoints have none; the tokenizer's own end token then counts alone.
-    stops = read_json(name, "generation_config.json", revision).get("eos_token_id")
-    stops = list(stops) if isinstance(stops, list) else [] if stops is None else [stops]
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
-        stops.append(tokenizer.eos_token_id)
+    ends = _ends(name, revision, tokenizer)
     fingerprint = _fingerprint(name, role, tokenizer_name, revision)
     path = str(local.resolve()) if local.is_dir() else name
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -169,11 +169,33 @@ def load_model_files(
         max_positions=getattr(text_config, "max_position_embeddings", None),
         tokenizer=tokenizer,
         tokenizer_file=str(tokenizer_file) if tokenizer_file.is_file() else None,
-        stop_token_ids=tuple(stops),
+        stop_token_ids=tuple(dict.fromkeys(index for ids in ends.values() for index in ids)),
         vocab_size=int(getattr(text_config, "vocab_size", len(tokenizer))),
         family=_family(text_config, tokenizer),
         config=config,
+        ends=ends,
     )
+
+
+def _ends(name: str, revision: str | None, tokenizer: Any) -> dict[str, tuple[int, ...]]:
+    """Ids that end a turn, by who says so; many checkpoints have no generation config."""
+
+    def ids(file: dict[str, Any]) -> tuple[int, ...]:
+        said = file.get("eos_token_id")
+        return tuple(said) if isinstance(said, list) else () if said is None else (said,)
+
+    config = read_json(name, "config.json", revision)
+    inner = config.get("text_config")
+    # Converted checkpoints carry the id of another vocabulary there, which is a word in this one.
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    own = tokenizer.eos_token_id
+    return {
+        "generation_config.json": ids(read_json(name, "generation_config.json", revision)),
+        "tokenizer_config.json": () if own is None else (own,),
+        "config.json": tuple(
+            index for index in ids(config) or ids(inner if isinstance(inner, dict) else {}) if index in special
+        ),
+    }
 
 
 def _fingerprint(name: str, role: str, tokenizer_name: str | None, revision: str | None) -> str:

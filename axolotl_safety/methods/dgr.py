@@ -56,7 +56,7 @@ def _proposal(ctx: MethodContext, prompt: Prompt, task: Task, thought: str, answ
     """The rewrite message for one row, and its harmless twin."""
 
     def message(request: str, thought: str, answer: str) -> str:
-        whole = ctx.tokens.thinking.wrap(thought, answer) if thought else answer
+        whole = ctx.tokens.thinking.shown(thought, answer) if thought else answer
         return prompt.render({"prompt": request, "thought": thought, "answer": answer, "reference": whole})
 
     harmless = message("x", "x" if thought else "", "x")

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_safety.config import SafetyConfig, SamplingConfig
-from axolotl_safety.config.section import our_entries
+from axolotl_safety.config.section import our_entries, template_kwargs
 from axolotl_safety.data.chat_template import check_round_trip
 from axolotl_safety.data.entries import Entry, read_entry
 from axolotl_safety.data.tokenizer import TargetTokenizer
+from axolotl_safety.data.trained_tokenizer import as_trained, check_entry_template
+from axolotl_safety.data.turn_end import all_ends, check_turn_end, yaml_ends
 from axolotl_safety.engines.base import ModelSpec, Sampling
 from axolotl_safety.engines.choose import choose_backend
 from axolotl_safety.engines.journal import Journal
@@ -24,6 +26,7 @@ from axolotl_safety.engines.model_files import ModelFiles, load_model_files
 from axolotl_safety.engines.queue import WorkQueue
 from axolotl_safety.guards.judge import BuiltinGuard, Guard, load_guards
 from axolotl_safety.methods.base import MethodContext, generating, may_answer, method_named
+from axolotl_safety.util.errors import ModelError
 from axolotl_safety.util.files import check_writable
 
 from .engine_models import check_resampling, engine_models, longest_sequence, window_of
@@ -136,7 +139,9 @@ def stage_inputs(cfg: Any, safety: SafetyConfig, backend: str | None = None, eng
     methods = our_entries(cfg)
     generates = any(method_named(method).generates for method in methods.values())
     files = load_target(cfg, safety)
-    tokens = TargetTokenizer(files.tokenizer, files.stop_token_ids, safety.think)
+    tokens = target_tokens(cfg, safety, files, asked=generates)
+    for index in methods:
+        check_entry_template(files.tokenizer, cfg, cfg.datasets[index], tokens.template_kwargs)
     entries = [
         read_entry(cfg, safety, tokens, index, method, method_named(method).reads_reference)
         for index, method in methods.items()
@@ -181,8 +186,11 @@ def _own_sampling(safety: SafetyConfig, method: str) -> SamplingConfig:
 
 
 def load_target(cfg: Any, safety: SafetyConfig) -> ModelFiles:
-    """The base model as named: the policy that generates is the one that training starts from."""
-    return load_model_files(
+    """The base model as named: the policy that generates is the one that training starts from.
+
+    Its tokenizer is the one that Axolotl saves with the tuned model.
+    """
+    files = load_model_files(
         cfg.base_model,
         "base_model",
         tokenizer_name=cfg.tokenizer_config,
@@ -191,6 +199,36 @@ def load_target(cfg: Any, safety: SafetyConfig) -> ModelFiles:
         dtype=safety.engine.dtype,
         quantization=safety.engine.quantization,
     )
+    own_ids = len(files.tokenizer)
+    tokenizer = as_trained(files.tokenizer, cfg, template_kwargs(cfg, safety))
+    return replace(files, tokenizer=tokenizer, own_ids=own_ids)
+
+
+def target_tokens(cfg: Any, safety: SafetyConfig, files: ModelFiles, asked: bool = True) -> TargetTokenizer:
+    """How the target is asked and how its responses end.
+
+    Args:
+        cfg: the final Axolotl config.
+        safety: its section.
+        files: the target's.
+        asked: whether it writes anything, and so must know the token that ends its turn.
+
+    Raises:
+        ConfigError, ModelError: its template cannot be used, or it is not clear where a turn ends.
+    """
+    said = {**files.ends, **yaml_ends(cfg, files.tokenizer)}
+    try:
+        tokens = TargetTokenizer(files.tokenizer, all_ends(said), safety.think, template_kwargs(cfg, safety))
+    except ModelError as error:
+        named = str(getattr(cfg.chat_template, "value", cfg.chat_template or "tokenizer_default"))
+        if named.startswith("tokenizer_default"):
+            raise
+        raise ModelError(
+            f"{error} Its chat template here is that of chat_template: {named} in the YAML, which is saved with the "
+            "tuned model; without that key it is the model's own."
+        ) from error
+    check_turn_end(tokens, said, files.own_ids if asked else None)
+    return tokens
 
 
 def target_fingerprint(files: ModelFiles, safety: SafetyConfig, backend: str) -> str:

@@ -34,6 +34,9 @@ from .manifest import entry_manifest, log_funnel, record_run, warnings_of
 from .writer import write_dataset
 
 LOG = logging.getLogger(__name__)
+# Axolotl's keys that change how the target is asked and where its responses end.
+_TOKENIZER_KEYS = ("chat_template", "chat_template_jinja", "chat_template_kwargs", "special_tokens", "tokens")
+_TOKENIZER_KEYS += ("eot_tokens", "default_system_message", "tokenizer_config")
 Gate = Callable[[Any, StageInputs, dict[str, Journal]], Any]
 
 
@@ -55,7 +58,9 @@ def check_adapter_below(cfg: Any) -> None:
 def config_hash(cfg: Any, safety: SafetyConfig) -> str:
     """Hash of what the stage is asked to do, for telling launches apart (not for caching)."""
     datasets = [dict(entry) for entry in cfg.datasets or []]
-    text = json.dumps([cfg.base_model, safety.model_dump(), datasets], sort_keys=True, default=str)
+    asked = {name: cfg.get(name) for name in _TOKENIZER_KEYS if cfg.get(name)}
+    parts = [cfg.base_model, safety.model_dump(), datasets, *([asked] if asked else [])]
+    text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -155,9 +160,12 @@ def provenance(inputs: StageInputs, auto: dict[str, Any], figures: EngineFigures
 
 def model_record(inputs: StageInputs) -> dict[str, Any]:
     """The target for the manifest. How a server holds its weights is not known."""
+    told = {"chat_template_kwargs": values} if (values := inputs.tokens.template_kwargs) else {}
     unknown = {"dtype": "unknown (the server's)", "quantization": "unknown (the server's)"}
-    return asdict(inputs.files.spec) | (
-        {} if inputs.backend == "none" or backend_named(inputs.backend).local else unknown
+    return (
+        asdict(inputs.files.spec)
+        | told
+        | ({} if inputs.backend == "none" or backend_named(inputs.backend).local else unknown)
     )
 
 

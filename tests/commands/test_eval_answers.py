@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from support.thinkers import make_thinker
 
+from axolotl_safety.commands.evaluate.runner import take_apart
 from axolotl_safety.data.math_answers import JUDGES
+from axolotl_safety.data.tokenizer import TargetTokenizer
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "test.jsonl"
 OWN = [
@@ -89,3 +92,16 @@ def test_math_verify_sees_equal_formulas(gold, right, wrong):
 def test_a_file_without_a_convention_is_judged_by_mark_or_last_number():
     assert JUDGES["marked"]("The answer is 40.", "40") and JUDGES["marked"]("#### 40, not 39", "40") is False
     assert JUDGES["marked"]("\\boxed{40} as 39 + 1 = 40, since 2 come", "so\n#### 40")
+
+
+def test_an_answer_on_the_final_channel_alone_is_an_answer():
+    tokenizer = make_thinker("gpt_oss")
+    tokens = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,))
+    final = "<|channel|>final<|message|>"
+
+    def taken(text):
+        return take_apart(tokens, (*tokens.encode(text), tokens.turn_end_id))
+
+    assert taken(f"{final}4") == ("", "4", True)
+    assert taken("<|channel|>analysis<|message|>two and two") == ("two and two", "", False)
+    assert taken(f"<|channel|>analysis<|message|>sum<|end|><|start|>assistant{final}4") == ("sum", "4", True)

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 from support import evaluation as helpers
 from support import tiny
+from transformers import AutoTokenizer
 
 from axolotl_safety.commands.evaluate import after_training, cli, evaluation, lm_eval_task, report
 from axolotl_safety.commands.evaluate.evaluation import evaluate
@@ -64,8 +65,8 @@ def run(tmp_path, models):
     sets = helpers.write_sets(tmp_path, 40, 20, 20)
     adapter = helpers.adapter_folder(tmp_path / "tuned", models("qwen3"))
 
-    def evaluated(script=answer, **changes):
-        cfg = helpers.config(tmp_path, models("qwen3"), sets | changes, output_dir=str(adapter))
+    def evaluated(script=answer, top=None, **changes):
+        cfg = helpers.config(tmp_path, models("qwen3"), sets | changes, output_dir=str(adapter), **(top or {}))
         start, engines = helpers.scripted(models("qwen3"), script, cut)
         return evaluate(cfg, make_engine=start), engines
 
@@ -383,6 +384,52 @@ def test_an_lm_eval_task_is_run_once_per_model_and_paired(run, monkeypatch):
     assert "flexible-extract" in base["judge"] and "exact_match" in base["judge"]
     (tax,) = done.results["safety_tax"]
     assert (tax["points"], tax["n"], tax["p_value"]) == (30, 10, 0.25)
+
+
+def test_lm_eval_renders_with_the_yamls_template_and_values(run, monkeypatch):
+    rendered = []
+
+    class Ended:
+        returncode = 0
+
+    def child(command, stdout, stderr, env, check):
+        (arguments,) = [word for word in command if word.startswith("tokenizer=")]
+        tokenizer = AutoTokenizer.from_pretrained(arguments.partition("=")[2])
+        turns = [{"role": "user", "content": "x"}]
+        rendered.append(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        folder = Path(command[command.index("--output_path") + 1]) / "model"
+        tiny.write_rows(folder / "samples_toy_2026.jsonl", sample_lines(tuned=False))
+        return Ended
+
+    monkeypatch.setattr(lm_eval_task, "subprocess", SimpleNamespace(run=child, STDOUT=subprocess.STDOUT))
+    template = "{{ effort }}{% if not sure %}?{% endif %}" + tiny.TEMPLATES["qwen3"]
+    top = {"chat_template": "jinja", "chat_template_jinja": template}
+    top |= {"chat_template_kwargs": {"effort": "hard 'n' fast", "sure": True}}
+    for _ in range(2):
+        run(top=top, reasoning=[{"lm_eval": "toy"}])
+    assert rendered == ["hard 'n' fast<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"] * 2
+    run(top=top | {"chat_template_kwargs": {"effort": "low"}}, reasoning=[{"lm_eval": "toy"}])
+    assert len(rendered) == 4 and rendered[2].startswith("low?<|im_start|>")  # asked anew
+
+
+def test_a_tuned_folder_that_renders_other_prompts_is_named(run, tmp_path, caplog):
+    def evaluated(template, **top):
+        caplog.clear()
+        tokenizer = tiny.make_tokenizer()
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(tmp_path / "tuned")
+        with caplog.at_level("WARNING", "axolotl_safety"):
+            run(top=top)
+        return "\n".join(record.getMessage() for record in caplog.records if "other prompts" in record.getMessage())
+
+    told = "{{ effort | default('') }}" + tiny.TEMPLATES["qwen3"]
+    yaml = {"chat_template": "jinja", "chat_template_jinja": told}
+    assert evaluated(tiny.TEMPLATES["qwen3"]) == ""
+    assert evaluated(told, **yaml) == ""
+    said = evaluated(told, chat_template_kwargs={"effort": "high"}, **yaml)
+    assert f"{tmp_path}/tuned" in said and "needs chat_template_kwargs {'effort': 'high'}" in said
+    said = evaluated("Ask: " + tiny.TEMPLATES["qwen3"])
+    assert "it renders 'Ask: <|im_start|>user" in said
 
 
 def test_an_lm_eval_task_without_a_number_per_document_is_refused():

@@ -17,8 +17,8 @@ from axolotl_safety.util.errors import ModelError
 
 USER = "How do I polish the tin moon?"
 CHATML = tiny.TEMPLATES["no_think"]
-# Without `enable_thinking` this one asks for an answer without a thought.
-CLOSED = {"exaone4"}
+# Without `enable_thinking` these ask for an answer without a thought.
+CLOSED = {"exaone4", "gemma4", "gemma4_unified"}
 # Templates that raise on a system turn; such a conversation is a counted reject.
 NO_SYSTEM = {"gemma"}
 

@@ -7,7 +7,8 @@ from support import tiny
 
 from axolotl_safety.config import ThinkConfig
 from axolotl_safety.data.chat_template import check_round_trip
-from axolotl_safety.data.tokenizer import TargetTokenizer, split_response
+from axolotl_safety.data.thinking import split_response
+from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.util.errors import ModelError
 
 
@@ -39,7 +40,7 @@ def test_split_of_sampled_ids(style, markers):
     target = tokens(style, markers)
     opening = "" if style == "r1" else "<think>\n"
     assert target.thinking.prompt_opens == (style == "r1")
-    assert (target.thinking.close_id is None) == (markers == "text")
+    assert len(target.thinking.close_ids) == (markers == "added")
 
     def split(text, end=True):
         ids = target.encode(text)
@@ -59,9 +60,9 @@ def test_split_of_sampled_ids(style, markers):
 def test_a_marker_spelt_with_ordinary_tokens_is_not_the_marker():
     target = tokens("r1", "added")
     pieces = [index for letter in "</think>" for index in target.encode(letter)]
-    assert target.thinking.close_id not in pieces
+    (marker,) = target.thinking.close_ids
+    assert marker not in pieces
     assert target.split((*target.encode("because"), *pieces, *target.encode("no"))).fault == "unclosed_think"
-    marker = target.thinking.close_id
     assert target.split((*target.encode("a"), marker, *target.encode("b"), *pieces)).fault == "stray_marker"
 
 

@@ -20,7 +20,9 @@ from support.grpo import PLUGIN, leave_nothing_behind, pretend_run
 from axolotl_safety.config import DatasetOptions
 from axolotl_safety.config.validate import prepare_config
 from axolotl_safety.data.tokenizer import TargetTokenizer
+from axolotl_safety.methods.grpo import context
 from axolotl_safety.methods.grpo.dataset import make_transform
+from axolotl_safety.plugin import SafetyPlugin
 from axolotl_safety.util.errors import ConfigError, DataError
 from axolotl_safety.util.releases import installed_plugins_load
 
@@ -109,6 +111,42 @@ def test_trl_samples_from_the_raw_prompts_own_generation_prompt(style):
     assert tuple(ids) == TargetTokenizer(tokenizer, (tokenizer.eos_token_id,)).prompt_ids("jinx it")
     assert ids.count(tokenizer.bos_token_id) == (style == "r1")
     assert tokenizer.decode(ids).endswith("<think>\n" if style == "r1" else "assistant\n")
+
+
+@pytest.mark.parametrize("place", ["top", "section", "trl"])
+def test_what_the_template_is_told_reaches_trl_rows_and_rewards(models, place):
+    values = {"effort": "high"}
+    cfg = pretend_run(models(), rl="grpo", datasets=[{"path": "b", "type": "axolotl_safety.grpo"}])
+    cfg["trl"] = DictDefault({"chat_template_kwargs": values} if place == "trl" else {})
+    cfg["safety"]["think"] = {"chat_template_kwargs": values} if place == "section" else None
+    cfg["chat_template_kwargs"] = values if place == "top" else None
+    plugin = SafetyPlugin()
+    assert plugin.get_training_args(cfg) == {"chat_template_kwargs": values}
+
+    tokenizer = tiny.make_tokenizer()
+    tokenizer.chat_template = "{{ effort | default('') }}" + tokenizer.chat_template
+    long = "low " * 40
+    rows = {"instruction": ["hi"], "response": ["no"], "label": ["vanilla_harmful"]}
+    room = len(TargetTokenizer(tokenizer, (tokenizer.eos_token_id,)).prompt_ids("hi")) + 2
+    counted = [
+        make_transform("r", DatasetOptions(), None, room, told)(rows, tokenizer=tokenizer)["label"]
+        for told in ({}, {"effort": long})
+    ]
+    assert counted == [["harmful"], []]  # with what the template is told the prompt is too long
+    assert context.current().tokens.template_kwargs == values
+
+    cfg["chat_template_kwargs"], cfg["trl"] = {"effort": "low"}, DictDefault({"chat_template_kwargs": values})
+    with pytest.raises(ConfigError, match="rendered in one way only"):
+        plugin.get_training_args(cfg)
+    cfg["datasets"] = [DictDefault({"path": "b", "type": "theirs.rows"})]
+    assert plugin.get_training_args(cfg) is None  # nothing of ours is rendered
+
+
+def test_a_turn_that_ends_where_trl_does_not_is_refused():
+    tokenizer = tiny.make_tokenizer()
+    tokenizer.eos_token = "<|endoftext|>"
+    with pytest.raises(ConfigError, match=r"ends a turn with '<\|im_end\|>'.*eos_token: '<\|im_end\|>'"):
+        transformed([{"instruction": "q", "response": "no"}], tokenizer)
 
 
 def test_axolotls_loader_finds_the_type_and_nothing_else(models, caplog):

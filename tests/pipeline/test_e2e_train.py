@@ -13,6 +13,7 @@ from datasets import load_from_disk
 from support import axolotl_cli as cli
 from support import tiny
 from support.axolotl_cli import without_the_package
+from transformers import AutoTokenizer
 
 from axolotl_safety.util.releases import installed_plugins_load
 
@@ -26,7 +27,7 @@ def rows(tmp_path_factory):
 
 # Which hooks Axolotl calls, in this order and so often; `evaluate` calls no load_datasets.
 BEGIN = ["register", "get_input_args"]
-BUILD = ["get_trainer_cls", "get_collator_cls_and_kwargs", "get_collator_cls_and_kwargs"]
+BUILD = ["get_training_args", "get_trainer_cls", "get_collator_cls_and_kwargs", "get_collator_cls_and_kwargs"]
 HOOKS = {
     "preprocess": [*BEGIN, "load_datasets"],
     "train": [*BEGIN, "load_datasets", *BUILD, "post_trainer_create", "post_train_unload"],
@@ -160,3 +161,21 @@ def test_leaving_us_out_never_trains_silently(tmp_path, models, rows, change, wo
     code, output = cli.run("train", config, tmp_path, **environ)
     assert code != 0 and words in output, output[-3000:]
     assert not (tmp_path / "model" / "adapter_model.safetensors").exists()
+
+
+def test_the_saved_tokenizer_renders_what_was_trained(tmp_path, models, rows):
+    told = {"chat_template": "exaone4", "chat_template_kwargs": {"enable_thinking": True}}
+    config = cli.training_yaml(models("qwen3"), rows, tmp_path, max_steps=1, eot_tokens=["<|endoftext|>"], **told)
+    config["datasets"][0]["type"] = "axolotl_safety.vanilla"
+    code, output = cli.run("train", config, tmp_path)
+    assert code == 0, output[-3000:]
+    assert "chat_template exaone4 of the YAML renders other prompts" in output
+    saved = AutoTokenizer.from_pretrained(tmp_path / "model")
+    (manifest,) = cli.manifests(tmp_path / "safety")
+    trained = load_from_disk(str(tmp_path / "safety" / "datasets" / manifest["hash"] / "train"))
+    assert len(trained) == 24
+    texts = {saved.decode(row["input_ids"]) for row in trained}
+    for row in tiny.direct_refusal_rows(24):
+        turns = [{"role": "user", "content": row["prompt"]}]
+        asked = saved.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+        assert asked.endswith("<think>\n") and sum(text.startswith(asked) for text in texts) == 1

@@ -163,6 +163,11 @@ KEYS: dict[str, list[Key]] = {
     "KLConfig.chunk_mb": [Key({"kl": {"chunk_mb": 8}}, NOTHING, {"kl": {}})],
     "ThinkConfig.open": [Key({"think": {"open": "<thought>"}}, ANEW, {"think": {}}, DGR)],
     "ThinkConfig.close": [Key({"think": {"close": "</thought>"}}, ANEW, {"think": {}}, DGR)],
+    "ThinkConfig.chat_template_kwargs": [
+        # A value that changes no prompt changes nothing; what it does change is in the ids of the prompts.
+        Key({"think": {"chat_template_kwargs": {"enable_thinking": True}}}, NOTHING),
+        Key({"think": {"chat_template_kwargs": {"effort": "high"}}}, ANEW),
+    ],
     "EvalConfig.after_train": [Key({"after_train": True}, NOTHING, {"eval": {}})],
     "EvalConfig.harm": [Key({"harm": []}, RESULTS, {"eval": {}})],
     "EvalConfig.over_refusal": [Key({"over_refusal": []}, RESULTS, {"eval": {}})],
@@ -206,6 +211,12 @@ AXOLOTL: dict[str, Key] = {
     "tokenizer_config": Key({"tokenizer_config": "OTHER_MODEL"}, ANEW),
     "sequence_len": Key({"sequence_len": 600}, ANEW),  # it bounds what a row may be answered with...
     "sequence_len, not binding": Key({"sequence_len": 900}, NOTHING, {"safety": {"sampling": {"max_new_tokens": 90}}}),
+    "chat_template": Key({"chat_template": "exaone4", "chat_template_kwargs": {"enable_thinking": True}}, ANEW),
+    "chat_template that renders the same": Key({"chat_template": "chatml"}, NOTHING),
+    "chat_template_kwargs": Key({"chat_template_kwargs": {"effort": "high"}}, ANEW),
+    "chat_template_kwargs that change no prompt": Key({"chat_template_kwargs": {"enable_thinking": True}}, NOTHING),
+    "special_tokens": Key({"special_tokens": {"pad_token": "<|pad|>"}}, NOTHING),
+    "eot_tokens": Key({"eot_tokens": ["<|endoftext|>"]}, NOTHING),  # a further end of a turn; what ended before is kept
     "datasets.path": Key({"move_rows": True}, NOTHING),
     "datasets.split": Key({"split": "train[:6]"}, FEWER),
     "datasets.shards": Key({"shards": 2}, FEWER),
@@ -227,7 +238,6 @@ AXOLOTL: dict[str, Key] = {
             "lora_r": 99,
             "load_in_4bit": True,  # of training; the engine's own is engine.quantization
             "gpu_memory_utilization": 0.3,
-            "chat_template": "chatml",  # training rows carry ids: no template touches them
             "val_set_size": 0.2,
         }.items()
     },

@@ -18,7 +18,7 @@ from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.engines.base import Engine, Sampling
 from axolotl_safety.engines.choose import choose_backend, start_engine
 from axolotl_safety.guards.judge import Guard, ModelGuard, load_guards
-from axolotl_safety.pipeline.inputs import target_fingerprint
+from axolotl_safety.pipeline.inputs import target_fingerprint, target_tokens
 from axolotl_safety.pipeline.manifest import versions
 from axolotl_safety.pipeline.sampling import family_preset
 from axolotl_safety.util.errors import ConfigError
@@ -29,7 +29,7 @@ from axolotl_safety.util.terminal import without_credentials
 from .figures import REFUSAL_JUDGE, HarmJudge, comparisons, figures, measure, safety_tax
 from .items import LoadedSet, load_set
 from .lm_eval_task import LmEvalTask, run_task, task_files
-from .models import EvalModel, eval_models
+from .models import EvalModel, eval_models, warn_of_other_prompts
 from .overlap import overlaps, training_prompts
 from .runner import EvalContext, answer_all
 from .sets import resolve
@@ -82,7 +82,8 @@ def _evaluate(
     backend = choose_backend(safety.engine)
     models = eval_models(cfg, safety, folders, backend)
     base = models[0].files
-    tokens = TargetTokenizer(base.tokenizer, base.stop_token_ids, safety.think)
+    tokens = target_tokens(cfg, safety, base)
+    warn_of_other_prompts(models, tokens)
     sets = _load_sets(cfg, safety, settings, tokens, base.max_positions)
     sampling = _sampling(settings, base.family)
     guards = load_guards(safety.guard) if settings.harm else []

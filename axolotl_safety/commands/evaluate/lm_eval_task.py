@@ -60,13 +60,15 @@ def run_task(
         ConfigError: the task is a group, or lm-eval cannot run it.
     """
     arguments = command_line(task, model, tokens, sampling, safety)
-    key = content_id("lm_eval", version("lm_eval"), model.files.fingerprint, arguments, task_files(task))
+    template = _template(tokens)
+    asked = [task_files(task), *([] if template is None else [template])]
+    key = content_id("lm_eval", version("lm_eval"), model.files.fingerprint, arguments, *asked)
     store = work_dir / "evaluations" / "lm_eval" / f"{key}.json"
     try:
         scored = json.loads(store.read_text(encoding="utf-8"))
         LOG.info("lm-eval %s of %s: found", task.name, model.name)
     except (OSError, ValueError):
-        scored = _run(task, model, arguments, work_dir)
+        scored = _run(task, model, arguments, work_dir, None if template is None else tokens.with_template(template))
         write_atomically(store, json.dumps(scored).encode() + b"\n")
     outcomes = {item: (float(score),) for item, score in scored["scores"].items()}
     about = {
@@ -92,7 +94,7 @@ def command_line(
         "peft": spec.adapter,
         "trust_remote_code": spec.trust_remote_code or None,
         "load_in_4bit": True if spec.quantization == "bitsandbytes" else None,
-        "think_end_token": think.close_id if think.close_id is not None else think.close,
+        "think_end_token": think.close_ids[-1] if think.close_ids else think.close,
     }
     drawn = {"do_sample": False, "max_gen_toks": sampling.max_new_tokens}
     if sampling.temperature > 0:
@@ -113,12 +115,32 @@ def task_files(task: LmEvalTask) -> list[str]:
     return [path.read_text(encoding="utf-8") for path in sorted(Path(task.include_path).rglob("*.y*ml"))]
 
 
-def _run(task: LmEvalTask, model: EvalModel, arguments: list[str], work_dir: Path) -> dict[str, Any]:
+def _template(tokens: TargetTokenizer) -> str | None:
+    """The chat template with the YAML's values in it; None where it is the tokenizer's own and is given none."""
+    from transformers import AutoTokenizer
+
+    values = tokens.template_kwargs
+    template = tokens.tokenizer.chat_template
+    if not values and AutoTokenizer.from_pretrained(tokens.tokenizer.name_or_path).chat_template == template:
+        return None
+    text = template.get("default", "") if isinstance(template, dict) else template
+    given = ((name, "none" if value is None else json.dumps(value)) for name, value in sorted(values.items()))
+    return "".join(f"{{%- set {name} = {value} -%}}" for name, value in given) + text
+
+
+def _run(
+    task: LmEvalTask, model: EvalModel, arguments: list[str], work_dir: Path, tokenizer: Any = None
+) -> dict[str, Any]:
+    """Scores of one model on one task, asked with this tokenizer where it is not the one that the arguments name."""
     logs = work_dir / "logs"
     make_folder(logs)
     log = logs / f"lm-eval-{re.sub(r'[^A-Za-z0-9_-]', '-', task.name)[:80]}-{os.getpid()}.log"
     LOG.info("lm-eval %s of %s: running; log %s", task.name, model.name, log)
     with tempfile.TemporaryDirectory(dir=work_dir) as folder:
+        if tokenizer is not None:
+            own = Path(folder) / "tokenizer"
+            tokenizer.save_pretrained(own)
+            arguments = [f"tokenizer={own}" if word.startswith("tokenizer=") else word for word in arguments]
         command = [sys.executable, "-m", "lm_eval", "run", *arguments, "--output_path", folder]
         with open(log, "wb", opener=opener) as file:  # it prints prompts: not for the terminal
             code = subprocess.run(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from axolotl_safety.config import SafetyConfig
+from axolotl_safety.data.tokenizer import TargetTokenizer
+from axolotl_safety.data.trained_tokenizer import other_prompts
 from axolotl_safety.engines.choose import backend_named
 from axolotl_safety.engines.model_files import ModelFiles, fingerprint_folder, load_model_files
 from axolotl_safety.pipeline.inputs import load_target
@@ -107,6 +110,24 @@ def _tuned(cfg: Any, safety: SafetyConfig, folder: str, base: ModelFiles, backen
     # The base's tokenizer and template for both: the prompts are then the same ids, whatever training saved.
     files = replace(base, spec=files.spec, fingerprint=f"{digest}+prompts:{base.fingerprint}")
     return EvalModel(name, "model", folder, files, f"whole model; {weights}")
+
+
+def warn_of_other_prompts(models: Sequence[EvalModel], tokens: TargetTokenizer) -> None:
+    """Say where a tuned folder's own tokenizer would ask its model otherwise than this evaluation does."""
+    for model in models:
+        folder = Path(model.path).expanduser()
+        if model.kind == "base" or not (folder / "tokenizer_config.json").is_file():
+            continue
+        from transformers import AutoTokenizer
+
+        said = other_prompts(AutoTokenizer.from_pretrained(folder), tokens.tokenizer, tokens.template_kwargs)
+        if said:
+            LOG.warning(
+                "%s: the tokenizer that is saved there renders other prompts than base_model's in this YAML, with "
+                "which base and tuned model are asked: %s.",
+                model.path,
+                said,
+            )
 
 
 def _check_adapter(cfg: Any, path: Path, backend: str) -> None:

@@ -166,7 +166,7 @@ def take_apart(tokens: TargetTokenizer, token_ids: tuple[int, ...]) -> tuple[str
         return split.thinking, split.answer, True
     text = split.thinking.strip()
     if not think.prompt_opens and think.open not in text:
-        return "", text, True
+        return "", text.removeprefix(think.markers.silent), True
     return text.removeprefix(think.open).strip(), "", False
 
 

@@ -99,7 +99,7 @@ def try_rows(
     meters: list[Meter] = []
 
     def start() -> Meter:
-        meters.append(Meter(start_inputs(few, make_engine), few.tokens.stop_token_ids[0]))
+        meters.append(Meter(start_inputs(few, make_engine), few.tokens.turn_end_id))
         return meters[0]
 
     command, work_dir = f"axolotl safety-plan {cfg.axolotl_config_path} --try {count}", inputs.work_dir

@@ -7,16 +7,34 @@ manager, one per process; it is read there, so that a cached dataset cannot name
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
+from axolotl_safety.config import ThinkConfig
 from axolotl_safety.data.tokenizer import Split, TargetTokenizer
 from axolotl_safety.guards.judge import GuardInput
 from axolotl_safety.util.errors import ConfigError
 
 from .guard_score import GuardScorer
+
+
+def trainer_tokens(tokenizer: Any, think: ThinkConfig | None, values: Mapping[str, Any]) -> TargetTokenizer:
+    """The trainer's tokenizer with the model's think markers.
+
+    Raises:
+        ConfigError: the trainer ends a completion with another token than the chat template ends a turn with.
+    """
+    tokens = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,), think, values)
+    if tokens.turn_end_id != tokenizer.eos_token_id:
+        end = tokens.decode([tokens.turn_end_id])
+        raise ConfigError(
+            f"rl: the trainer ends a completion at the tokenizer's end token {tokenizer.eos_token!r}, and the chat "
+            f"template of {tokenizer.name_or_path!r} ends a turn with {end!r}: every completion would run to the "
+            f"limit. Set special_tokens: {{eos_token: {end!r}}} in the YAML."
+        )
+    return tokens
 
 
 class RewardContext:
@@ -31,10 +49,11 @@ class RewardContext:
         """The tokenizer that the trainer uses, with the model's think markers."""
         from axolotl.loaders import load_tokenizer
 
-        from axolotl_safety.config.section import section
+        from axolotl_safety.config.section import section, template_kwargs
 
         tokenizer = load_tokenizer(self._cfg)
-        return TargetTokenizer(tokenizer, (tokenizer.eos_token_id,), section(self._cfg).think)
+        safety = section(self._cfg)
+        return trainer_tokens(tokenizer, safety.think, template_kwargs(self._cfg, safety))
 
     @cached_property
     def guards(self) -> list[GuardScorer]:
@@ -91,7 +110,8 @@ def current() -> RewardContext:
             "the trainer's own process: leave trl.reward_num_workers at 1."
         )
     require_plugin("a reward function of axolotl_safety")
-    names = ("base_model", "tokenizer_config", "tokenizer_type", "special_tokens", "chat_template", "safety")
+    names = ("base_model", "tokenizer_config", "tokenizer_type", "special_tokens", "chat_template", "safety", "trl")
+    names += ("chat_template_jinja", "chat_template_kwargs", "tokens")
     return _context(_Key(json.dumps([cfg.get(name) for name in names], sort_keys=True, default=str), cfg))
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from axolotl_safety.config import DatasetOptions, Label, ThinkConfig
@@ -18,6 +19,8 @@ from axolotl_safety.data.examples import BadRow, Example, choose_adapter, read_e
 from axolotl_safety.data.math_answers import gold_answer
 from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.util.errors import ConfigError, DataError
+
+from .context import trainer_tokens
 
 LOG = logging.getLogger(__name__)
 
@@ -34,7 +37,7 @@ def load(cfg: Any, dataset_idx: int = 0, **kwargs: Any) -> tuple[Transform, dict
     Raises:
         ConfigError: the YAML does not list the plugin, or leaves no room for a prompt.
     """
-    from axolotl_safety.config.section import require_plugin, section
+    from axolotl_safety.config.section import require_plugin, section, template_kwargs
 
     entry = cfg.datasets[dataset_idx]
     require_plugin(f"type {entry.type}")
@@ -45,23 +48,28 @@ def load(cfg: Any, dataset_idx: int = 0, **kwargs: Any) -> tuple[Transform, dict
             f"sequence_len {cfg.sequence_len} leaves no room for a prompt beside trl.max_completion_length "
             f"{cfg.trl.max_completion_length}. Set sequence_len to their sum, 1,024 for the prompt for instance."
         )
-    transform = make_transform(str(entry.path), safety.options_of(dataset_idx), safety.think, room)
+    values = template_kwargs(cfg, safety)
+    transform = make_transform(str(entry.path), safety.options_of(dataset_idx), safety.think, room, values)
     return transform, {"batched": True, "remove_columns": "__all__"}
 
 
 def make_transform(
-    source: str, options: DatasetOptions, think: ThinkConfig | None, max_prompt_tokens: int
+    source: str,
+    options: DatasetOptions,
+    think: ThinkConfig | None,
+    max_prompt_tokens: int,
+    values: Mapping[str, Any] = MappingProxyType({}),
 ) -> Transform:
     """The function that turns source rows into GRPO rows; longer prompts are dropped, because TRL does not cut them."""
 
     def transform(columns: Batch, tokenizer: Any) -> Batch:
-        tokens = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,), think)
+        tokens = trainer_tokens(tokenizer, think, values)
         names = list(columns)
         rows = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         adapter = choose_adapter(names, options, f"datasets: {source!r}")
         kept: Batch = {"prompt": [], "label": [], "answer": []}
         dropped: Counter[str] = Counter()
-        for read in read_examples(rows, adapter, options):
+        for read in read_examples(rows, adapter, options, tokens.thinking):
             row = _row(read, tokens, max_prompt_tokens, options.only)
             if isinstance(row, str):
                 dropped[row] += 1
