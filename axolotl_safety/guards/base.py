@@ -18,7 +18,8 @@ class Verdict:
         safe: True only for an unambiguous, complete verdict that says so.
         refusal: whether the response refuses; None where the guard does not say, or says it unclearly.
         reason: empty when safe. From the text: ``unsafe``, ``controversial``, ``unparsable``. From elsewhere:
-            ``truncated``, ``failed``, ``refused`` (the server would not take it), ``threshold``, ``unscored``.
+            ``truncated``, ``failed``, ``refused`` (the server would not take it), ``threshold``, ``unscored``,
+            ``language`` (the heuristic does not know it well enough).
         categories: harm categories as the guard names them.
         score: P(unsafe) at the verdict's position, None where no threshold asks for it.
     """
