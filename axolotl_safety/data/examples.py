@@ -277,8 +277,13 @@ def choose_adapter(columns: Iterable[str], options: DatasetOptions, source: str)
             if not options.label_field:
                 return adapter
             return Adapter(adapter.name, adapter.columns, _relabelled(adapter, options.label_field, present, source))
+    if not present:
+        raise DataError(
+            f"{source}: no known dataset has the columns (none): no row is a mapping of columns. Write a JSON list of "
+            "objects, one JSON object per line, or a table (CSV, TSV, Parquet) with a line of names."
+        )
     raise DataError(
-        f"{source}: no known dataset has the columns {', '.join(sorted(present)) or '(none)'}. Name them on this "
+        f"{source}: no known dataset has the columns {', '.join(sorted(present))}. Name them on this "
         "dataset entry: safety: {prompt_field: ..., response_field: ..., label: harmful}."
     )
 

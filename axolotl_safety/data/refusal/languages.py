@@ -15,9 +15,9 @@ from importlib import resources
 
 _READ = 600  # characters: whether an answer refuses stands in its beginning
 _OPENING = 320
-_FEW_WORDS = 4  # too few to tell a language by
+_FEW_LETTERS = 4  # too few to tell a script by
 _LEAST_SHARE = 0.12  # of function words; prose has 0.25 and more
-_MOST_DIGITS = 0.05  # of the characters; sums and tables have hardly any function words
+_MOST_DIGITS = 0.1  # of the characters; sums and tables have hardly any function words
 _DENSE = 3  # letters of an alphabet that a Chinese, Japanese or Korean character is worth
 _KANA_SHARE = 0.1
 
@@ -53,8 +53,8 @@ class Language:
     name: str
     script: str
     words: frozenset[str]
-    refuses: re.Pattern[str] | None
-    hints: re.Pattern[str] | None
+    refuses: re.Pattern[str] | None = None
+    hints: re.Pattern[str] | None = None
 
 
 @functools.cache
@@ -80,7 +80,7 @@ def languages() -> dict[str, Language]:
 def language(text: str) -> str | None:
     """The language of a text's beginning, by its ISO 639-1 name; None if it is none that is known here.
 
-    A text of hardly any words (a sum, a line of code, a name) counts as English.
+    A text without letters, or of figures for a good part, counts as English.
     """
     return _language(_plain(text))
 
@@ -102,9 +102,11 @@ def refuses_in(text: str, name: str) -> bool | None:
     if known.refuses is None:
         return None
     plain = _plain(text)
-    if known.refuses.search(plain[:_OPENING]):
+    # A short text is easily taken for its language's neighbour, whose forms are tried too.
+    near = [one for one in languages().values() if one.script == known.script and one.refuses and one.hints]
+    if any(one.refuses.search(plain[:_OPENING]) for one in near):
         return None if len(_STEPS.findall(plain)) > 1 else True  # other ways are offered, or it answers after all
-    return None if known.hints and known.hints.search(plain) else False
+    return None if any(one.hints.search(plain) for one in near) else False
 
 
 def _plain(text: str) -> str:
@@ -116,7 +118,7 @@ def _language(plain: str) -> str | None:
     letters = Counter({script: len(pattern.findall(plain)) for script, pattern in _LETTERS.items()})
     rest = len(_ANY_LETTER.findall(plain)) - letters.total()
     if not letters.total():
-        return None if rest > _FEW_WORDS else "en"
+        return None if rest > _FEW_LETTERS else "en"
     for script in ("han", "kana", "hangul"):
         letters[script] *= _DENSE
     script, count = letters.most_common(1)[0]
@@ -136,5 +138,5 @@ def _by_words(plain: str, script: str) -> str | None:
     name = max(shares, key=lambda one: shares[one])  # the first of equals: English, where it is one of them
     if shares[name] > _LEAST_SHARE * len(words):
         return name
-    no_prose = len(words) < _FEW_WORDS or sum(map(str.isdigit, plain)) > _MOST_DIGITS * len(plain)
-    return "en" if script == "latin" and no_prose else None
+    sums = sum(map(str.isdigit, plain)) > _MOST_DIGITS * len(plain)
+    return "en" if script == "latin" and sums else None
