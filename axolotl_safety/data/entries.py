@@ -76,13 +76,16 @@ def read_entry(
     adapter = choose_adapter(source.columns, options, source.name)
     held = _held_out(source, options)
 
-    def prepare(place: int) -> Task | BadRow:
+    def prepare(place: int) -> Task | BadRow | None:
         row_id = source.row_ids[place]
         read = read_example(source.rows[place], row_id, adapter, options, reads_reference)
         if isinstance(read, BadRow):
             return read
-        made = "held_out" if place in held else None
-        made = made or make_task(tokens, read, reads_reference, index, source.name, cfg.sequence_len)
+        made: Task | str = "held_out"
+        if place not in held:
+            if options.only not in (None, read.label):
+                return None
+            made = make_task(tokens, read, reads_reference, index, source.name, cfg.sequence_len)
         return BadRow(row_id, read.prompt, made, read.categories) if isinstance(made, str) else made
 
     bad = {place: row for place in held if isinstance(row := prepare(place), BadRow)}
@@ -93,7 +96,7 @@ def read_entry(
             made = prepare(place) if place not in held else None
             if isinstance(made, BadRow):
                 bad[place] = made
-            elif made is not None and options.only in (None, made.example.label):
+            elif made is not None:
                 tasks[place] = made
             if take is None or place in tasks:
                 progress.done()

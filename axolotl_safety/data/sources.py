@@ -106,12 +106,13 @@ def _is_plain_json(entry: Any) -> bool:
 def _read_json(entry: Any) -> list[Any]:
     """Read JSON row by row: Arrow refuses a whole file for one row of another type.
 
-    A list of objects, one object per line, or one object alone: see `object_rows`.
+    A list of objects, one object per line, or in a ``.json`` file one object alone: see `object_rows`.
     """
-    text = Path(str(entry.path)).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    path = Path(str(entry.path))
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     if text.lstrip().startswith("["):
         rows = _json_list(text, entry)
-    elif (whole := _one_object(text)) is not None:
+    elif path.suffix == ".json" and (whole := _one_object(text)) is not None:
         rows = [_not_too_deep(row) for row in object_rows(whole, str(entry.path))]
     else:
         rows = list(_json_lines(text))

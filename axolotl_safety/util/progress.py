@@ -48,7 +48,8 @@ class ProgressLine:
             self._bar.update(self._task, advance=1, rate=self.rate(now))
         elif now - self._said > LINE_SECONDS and self.shown:
             self._said = now
-            self._log.info("%s: %d of %d done, %s", self.title, self.count, self.total, self.rate(now))
+            rate = f", {rate}" if (rate := self.rate(now)) else ""
+            self._log.info("%s: %d of %d done%s", self.title, self.count, self.total, rate)
 
     def rate(self, now: float) -> str:
         """What is said besides the count."""
