@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 LINE_SECONDS = 30.0
+_DRAWN_SECONDS = 0.1  # a bar that is drawn for every row costs more than the row
 
 
 class ProgressLine:
@@ -25,6 +26,7 @@ class ProgressLine:
         self.title, self.total, self.shown = title, total, shown
         self.count = 0
         self.started = self._said = time.monotonic()
+        self._drawn = 0.0
         self._log = log
         self._bar: Any = None
         self._task: Any = None
@@ -45,7 +47,9 @@ class ProgressLine:
         self.count += 1
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, advance=1, rate=self.rate(now))
+            if now - self._drawn > _DRAWN_SECONDS:
+                self._drawn = now
+                self._bar.update(self._task, completed=self.count, rate=self.rate(now))
         elif now - self._said > LINE_SECONDS and self.shown:
             self._said = now
             rate = f", {rate}" if (rate := self.rate(now)) else ""
@@ -57,6 +61,7 @@ class ProgressLine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         if self._bar is not None:
+            self._bar.update(self._task, completed=self.count, rate=self.rate(time.monotonic()))
             self._bar.stop()
 
 
