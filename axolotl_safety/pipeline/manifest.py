@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from axolotl_safety.data.refusal.detector import refuses
+from axolotl_safety.data.refusal.detector import is_open
 from axolotl_safety.data.sources import Source
 from axolotl_safety.data.types import UNLABELLED, Outcome
 from axolotl_safety.engines.base import EngineFigures
@@ -105,7 +105,7 @@ def entry_manifest(
 
 def _undecided(row: Outcome) -> bool:
     """Whether a written answer is one of which the refusal detector cannot tell whether it refuses."""
-    return bool(row.request_ids and row.answer) and refuses(row.answer) is None
+    return bool(row.request_ids and row.answer) and is_open(row.answer)
 
 
 def _rungs(rows: Sequence[Outcome]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from axolotl_safety.data.refusal.detector import is_refusal, refuses, score
+from axolotl_safety.data.refusal.detector import is_open, is_refusal, refuses, score
 from axolotl_safety.data.refusal.languages import knows, language, languages
 
 XSTEST = Path(__file__).parents[3] / "shared" / "data" / "xstest"
@@ -189,7 +189,7 @@ def each(table):
 @pytest.mark.parametrize(("name", "text"), each(REFUSALS))
 def test_a_refusal_is_known_in_its_language(name, text):
     assert language(text) == name and knows(text)
-    assert refuses(text) is True and is_refusal(text)
+    assert refuses(text) is True and is_refusal(text) and not is_open(text)
 
 
 @pytest.mark.parametrize(("name", "text"), each(ANSWERS))
@@ -199,12 +199,12 @@ def test_an_answer_is_none(name, text):
 
 @pytest.mark.parametrize("text", UNKNOWN)
 def test_of_a_language_that_is_not_known_nothing_is_said(text):
-    assert refuses(text) is None and not is_refusal(text) and not knows(text)
+    assert refuses(text) is None and is_open(text) and not is_refusal(text) and not knows(text)
 
 
 @pytest.mark.parametrize("text", OPEN)
 def test_a_form_that_may_be_either_is_left_open(text):
-    assert refuses(text) is None and knows(text)
+    assert refuses(text) is None and is_open(text) and knows(text)
 
 
 @pytest.mark.parametrize("text", ["", "42", "#### 72", "12 + 7 = 19", "No.", "Sure!", "I refuse.", "Nope, sorry."])

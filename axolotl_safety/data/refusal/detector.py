@@ -18,7 +18,7 @@ from importlib import resources
 from .features import features, normalise
 from .languages import language, refuses_in
 
-__all__ = ["Weights", "is_refusal", "normalise", "refuses", "score", "weigh"]
+__all__ = ["Weights", "is_open", "is_refusal", "normalise", "refuses", "score", "weigh"]
 
 _SHORT_WORDS = 14
 _LONGEST_SHORT = 300
@@ -95,6 +95,12 @@ def refuses(text: str) -> bool | None:
     if name is None:
         return None
     return score(text) > 0 if name == "en" else refuses_in(text, name)
+
+
+def is_open(text: str) -> bool:
+    """Whether `refuses` leaves it open, without weighing a text of which it does not."""
+    name = language(text)
+    return name is None or (name != "en" and refuses_in(text, name) is None)
 
 
 def is_refusal(text: str) -> bool:

@@ -17,6 +17,7 @@ _READ = 600  # characters: whether an answer refuses stands in its beginning
 _OPENING = 320
 _FEW_LETTERS = 4  # too few to tell a script by
 _LEAST_SHARE = 0.12  # of function words; prose has 0.25 and more
+_CLEARLY = 0.2  # so many that no other language has are enough not to look further
 _MOST_DIGITS = 0.1  # of the characters; sums and tables have hardly any function words
 _DENSE = 3  # letters of an alphabet that a Chinese, Japanese or Korean character is worth
 _KANA_SHARE = 0.1
@@ -115,6 +116,8 @@ def _plain(text: str) -> str:
 
 
 def _language(plain: str) -> str | None:
+    if plain.isascii():
+        return _by_words(plain, "latin") if _LETTERS["latin"].search(plain) else "en"
     letters = Counter({script: len(pattern.findall(plain)) for script, pattern in _LETTERS.items()})
     rest = len(_ANY_LETTER.findall(plain)) - letters.total()
     if not letters.total():
@@ -133,6 +136,8 @@ def _language(plain: str) -> str | None:
 
 def _by_words(plain: str, script: str) -> str | None:
     words = _WORD.findall(plain)
+    if script == "latin" and sum(word in _english_alone() for word in words) > _CLEARLY * len(words):
+        return "en"
     known = [one for one in languages().values() if one.script == script]
     shares = {one.name: sum(word in one.words for word in words) for one in known}
     name = max(shares, key=lambda one: shares[one])  # the first of equals: English, where it is one of them
@@ -140,3 +145,9 @@ def _by_words(plain: str, script: str) -> str | None:
         return name
     sums = sum(map(str.isdigit, plain)) > _MOST_DIGITS * len(plain)
     return "en" if script == "latin" and sums else None
+
+
+@functools.cache
+def _english_alone() -> frozenset[str]:
+    others = [one.words for one in languages().values() if one.name != "en"]
+    return languages()["en"].words.difference(*others)
