@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from axolotl_safety.config import GuardConfig
@@ -144,7 +144,7 @@ async def judge(
     """Put a response before every guard; all must agree on safe.
 
     A guard behind an endpoint costs money and carries text away: it is asked last, and only about what the others let
-    through.
+    through. A heuristic that does not know the language abstains beside a guard that is a model; alone it rejects.
 
     Args:
         queue: where guard requests go; verdicts are journalled there.
@@ -155,7 +155,10 @@ async def judge(
     verdicts: dict[int, Verdict] = {}
     local = [index for index, guard in enumerate(guards) if not guard.remote]
     asked = [_verdict(queue, guards[index], item, purpose) for index in local]
-    verdicts |= zip(local, await gather(asked), strict=True)
+    beside_model = not all(guard.heuristic for guard in guards)
+    for index, verdict in zip(local, await gather(asked), strict=True):
+        abstains = beside_model and verdict.reason == "language"
+        verdicts[index] = replace(verdict, safe=True) if abstains else verdict
     for index, guard in enumerate(guards):
         if guard.remote and all(verdict.safe for verdict in verdicts.values()):
             verdicts[index] = await _verdict(queue, guard, item, purpose)

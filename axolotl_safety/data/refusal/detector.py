@@ -92,15 +92,16 @@ def refuses(text: str) -> bool | None:
         is no refusal.
     """
     name = language(text)
-    if name is None:
-        return None
-    return score(text) > 0 if name == "en" else refuses_in(text, name)
+    if name == "en":
+        return score(text) > 0
+    if name is None and score(text) > 0:  # English of a few words
+        return True
+    return refuses_in(text, name)
 
 
 def is_open(text: str) -> bool:
-    """Whether `refuses` leaves it open, without weighing a text of which it does not."""
-    name = language(text)
-    return name is None or (name != "en" and refuses_in(text, name) is None)
+    """Whether `refuses` leaves it open; English is not weighed for that."""
+    return language(text) != "en" and refuses(text) is None
 
 
 def is_refusal(text: str) -> bool:

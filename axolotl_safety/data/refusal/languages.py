@@ -92,22 +92,20 @@ def knows(text: str) -> bool:
     return name == "en" or (name is not None and languages()[name].refuses is not None)
 
 
-def refuses_in(text: str, name: str) -> bool | None:
-    """Whether an answer refuses, as far as the forms of its language tell; None where they do not.
+def refuses_in(text: str, name: str | None) -> bool | None:
+    """Whether an answer refuses, as far as the forms of the known languages tell; None where they do not.
 
     Args:
         text: the answer.
-        name: its language, another than English.
+        name: its language, another than English; None if that is not known. A short text is easily taken for another
+            language, so that the forms of all are tried.
     """
-    known = languages()[name]
-    if known.refuses is None:
+    if name is not None and languages()[name].refuses is None:
         return None
-    plain = _plain(text)
-    # A short text is easily taken for its language's neighbour, whose forms are tried too.
-    near = [one for one in languages().values() if one.script == known.script and one.refuses and one.hints]
-    if any(one.refuses.search(plain[:_OPENING]) for one in near):
+    plain, forms = _plain(text), [one for one in languages().values() if one.refuses and one.hints]
+    if any(one.refuses.search(plain[:_OPENING]) for one in forms):
         return None if len(_STEPS.findall(plain)) > 1 else True  # other ways are offered, or it answers after all
-    return None if any(one.hints.search(plain) for one in near) else False
+    return None if name is None or any(one.hints.search(plain) for one in forms) else False
 
 
 def _plain(text: str) -> str:
@@ -141,8 +139,9 @@ def _by_words(plain: str, script: str) -> str | None:
     known = [one for one in languages().values() if one.script == script]
     shares = {one.name: sum(word in one.words for word in words) for one in known}
     name = max(shares, key=lambda one: shares[one])  # the first of equals: English, where it is one of them
-    if shares[name] > _LEAST_SHARE * len(words):
-        return name
+    found = shares[name]
+    if found > _LEAST_SHARE * len(words) and (name == "en" or found > 1):
+        return name  # a single word may be a name, or a word of a language that is not known
     sums = sum(map(str.isdigit, plain)) > _MOST_DIGITS * len(plain)
     return "en" if script == "latin" and sums else None
 
