@@ -29,6 +29,7 @@ REFUSALS = {
         "Désolé, il m'est impossible de répondre à cette question.",
         "Je ne suis pas en mesure de t'aider à effrayer les poules du voisin.",
         "Non, je ne ferai pas cela.",
+        "Non.",
     ],
     "de": [
         "Es tut mir leid, dabei kann ich nicht helfen.",
@@ -37,6 +38,7 @@ REFUSALS = {
         "Ich muss diese Anfrage leider ablehnen.",
         "Dabei werde ich dir nicht helfen, denn das würde jemandem schaden.",
         "Nein, das mache ich nicht.",
+        "Nein.",
         "Als Assistent kann ich solche Handlungen nicht unterstützen.",
     ],
     "pt": [

@@ -81,7 +81,7 @@ def languages() -> dict[str, Language]:
 def language(text: str) -> str | None:
     """The language of a text's beginning, by its ISO 639-1 name; None if it is none that is known here.
 
-    A text without letters, or of figures for a good part, counts as English.
+    A text without letters, of one unknown word, or of figures for a good part counts as English.
     """
     return _language(_plain(text))
 
@@ -143,7 +143,7 @@ def _by_words(plain: str, script: str) -> str | None:
     if found > _LEAST_SHARE * len(words) and (name == "en" or found > 1):
         return name  # a single word may be a name, or a word of a language that is not known
     sums = sum(map(str.isdigit, plain)) > _MOST_DIGITS * len(plain)
-    return "en" if script == "latin" and sums else None
+    return "en" if script == "latin" and (sums or (len(words) == 1 and not found)) else None
 
 
 @functools.cache
