@@ -71,7 +71,7 @@ EFFECTS = {
 }
 _TYPE_NOTES = {
     "axolotl_safety.dgr": "the model rewrites the row's response (needs one)",
-    "axolotl_safety.thinksafe": "the model answers the prompt, steered where it is harmful (needs a label)",
+    "axolotl_safety.thinksafe": "the model answers the prompt, steered where it is harmful (needs a label, or `any`)",
     "axolotl_safety.vanilla": "the row as it is; nothing is generated or judged",
     GRPO_TYPE: "prompts for `rl: grpo`; no data stage",
 }
@@ -169,6 +169,12 @@ def _section(model: type[BaseModel], path: str, listed: bool) -> list[str]:
     return lines + _table(model, f"{path.removeprefix('safety').removeprefix('.')}.".removeprefix("."))
 
 
+_FORMATS = """A prompt or response is text, or a list of turns as TRL writes them
+(`[{"role": "user", "content": ...}]`); `messages` and `conversations` may also be JSON text of such a list. Files are
+JSON lines, a JSON list, one JSON object of columns (`{"prompt": [...], "response": [...]}`), CSV, TSV, Parquet, or what
+`save_to_disk` writes, where `split:` and its slices count. Numbered classes (`ClassLabel`) are read by their names."""
+
+
 def render() -> str:
     """The whole page."""
     shown: dict[type[BaseModel], str] = {}
@@ -184,7 +190,7 @@ def render() -> str:
     lines += ["", "Its columns say how it is read; the first line whose columns are all there is taken:", ""]
     lines += ["| read as | columns |", "|---|---|"]
     lines += [f"| {one.name} | {', '.join(f'`{column}`' for column in sorted(one.columns))} |" for one in ADAPTERS]
-    lines += [""]
+    lines += ["", _FORMATS, ""]
     lines += ["Its own block, `safety:` in the entry:", "", *_table(DatasetOptions, "datasets.")]
     lines += ["## Names", "", "| where | names |", "|---|---|"]
     names = {"safety.dgr.prompt": [*REWRITE_PROMPTS, AUTO], "safety.thinksafe.ladder": [*STEERING_PROMPTS, AUTO],

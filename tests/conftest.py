@@ -42,15 +42,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _log_levels_of_its_own():
-    """What a test or a command in this process did to the package's loggers is undone before the next test."""
+def _loggers_as_they_were():
+    """What a test, a command or a library in this process did to the package's loggers is undone before the next test.
+
+    import-linter, for one, disables every logger that it finds.
+    """
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "axolotl_safety"]
-    before = {name: logging.getLogger(name).level for name in {*names, "axolotl_safety"}}
+    loggers = [logging.getLogger(name) for name in {*names, "axolotl_safety"}]
+    before = [(logger, logger.level, logger.disabled) for logger in loggers]
     disabled = logging.root.manager.disable
     yield
     logging.disable(disabled)
-    for name, level in before.items():
-        logging.getLogger(name).setLevel(level)
+    for logger, level, off in before:
+        logger.setLevel(level)
+        logger.disabled = off
 
 
 @pytest.fixture(scope="session")

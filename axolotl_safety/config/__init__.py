@@ -102,7 +102,9 @@ class ThinkSafeConfig(Strict):
 class DatasetOptions(Strict):
     """The ``safety:`` block of one dataset entry."""
 
-    label: Label | None = Field(None, description="label of every row of this dataset, whatever the rows say")
+    label: Literal["harmful", "benign", "any"] | None = Field(
+        None, description="label of every row of this dataset, whatever the rows say; any: the guard alone decides"
+    )
     only: Label | None = Field(None, description="take only the rows that are labelled so")
     max_rows: int | None = Field(None, ge=1, description="rows taken from this dataset")
     select: Select | None = Field(None, description="which rows max_rows takes; unset: safety.select")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -24,19 +25,18 @@ _ROLES = {
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 
-def read_turns(turns: Any) -> tuple[tuple[Turn, ...], str, str]:
-    """History, the last user turn, and the response to it (empty if the conversation ends with the user).
+def read_turns(turns: Any) -> tuple[tuple[Turn, ...], str, Callable[[], str]]:
+    """History, the last user turn, and what reads the response to it (empty if the conversation ends with the user).
 
     A thought in an earlier assistant turn is left out, as the chat templates of reasoning models do.
 
     Raises:
         RowError: what is there is no conversation of text turns that ends with a user turn, or with one and its
-            response.
+            response. The response's own text is looked at when it is read.
     """
-    if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
-        raise RowError("unreadable_messages")
-    read = [_turn(turn) for turn in turns]
-    response = read.pop()[1] if read[-1][0] == "assistant" else ""
+    said = as_turns(turns)
+    answered = _role(said[-1]) == "assistant"
+    read = [(_role(turn), _content(turn)) for turn in (said[:-1] if answered else said)]
     if not read or read[-1][0] != "user":
         raise RowError("unsupported_conversation")
     roles = [role for role, _ in read]
@@ -44,10 +44,47 @@ def read_turns(turns: Any) -> tuple[tuple[Turn, ...], str, str]:
         raise RowError("unsupported_conversation")
     *history, (_, prompt) = read
     shortened = tuple((role, split_response(text)[1] if role == "assistant" else text) for role, text in history)
-    return shortened, prompt, response
+    return shortened, prompt, lambda: _content(said[-1]) if answered else ""
 
 
-def _turn(turn: Any) -> Turn:
+def read_response(turns: Any) -> str:
+    """The text of a response that is given as a conversation of one assistant turn, as TRL writes completions.
+
+    Raises:
+        RowError: it is none.
+    """
+    said = as_turns(turns)
+    if len(said) != 1 or _role(said[0]) != "assistant":
+        raise RowError("unsupported_conversation")
+    return _content(said[0])
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a value that may be text is a list of turns."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and bool(value) and isinstance(value[0], Mapping)
+
+
+def as_turns(value: Any) -> Sequence[Any]:
+    """The turns of a conversation: a list, JSON text of one, or a mapping of lists, as Arrow holds a list of structs.
+
+    Raises:
+        RowError: it is something else, or empty.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            raise RowError("unreadable_messages") from None
+    if isinstance(value, Mapping) and all(isinstance(column, list) for column in value.values()):
+        lengths = {len(column) for column in value.values()}
+        turns = zip(*value.values(), strict=True) if len(lengths) == 1 else ()
+        value = [dict(zip(value, turn, strict=True)) for turn in turns]
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise RowError("unreadable_messages")
+    return value
+
+
+def _role(turn: Any) -> str:
     if not isinstance(turn, Mapping):
         raise RowError("unreadable_messages")
     # Arrow gives every turn the keys of all: those that a turn has not are None.
@@ -55,10 +92,14 @@ def _turn(turn: Any) -> Turn:
     known = _ROLES.get(role.lower()) if isinstance(role, str) else None
     if known is None:
         raise RowError("unsupported_conversation")
+    return known
+
+
+def _content(turn: Mapping[str, Any]) -> str:
     content = turn.get("content")
     text = sound_text(_joined(turn.get("value") if content is None else content))
     thought = next((turn[name] for name in _THOUGHTS if turn.get(name)), None)
-    return known, text if thought is None else f"{OPEN}\n{sound_text(thought)}\n{CLOSE}\n\n{text}"
+    return text if thought is None else f"{OPEN}\n{sound_text(thought)}\n{CLOSE}\n\n{text}"
 
 
 def _joined(content: Any) -> Any:

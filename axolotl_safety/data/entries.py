@@ -13,12 +13,13 @@ from jinja2 import TemplateError
 from axolotl_safety.config import DatasetOptions, SafetyConfig
 from axolotl_safety.data.refusal.detector import is_refusal
 from axolotl_safety.util.errors import DataError
+from axolotl_safety.util.progress import ProgressLine
 
-from .examples import Adapter, BadRow, Example, Label, choose_adapter, read_examples
-from .labels import CATEGORY_COLUMNS, COLUMNS
-from .sources import Source, read_source
+from .examples import Adapter, BadRow, Example, Label, choose_adapter, read_example
+from .labels import CATEGORY_COLUMNS, COLUMNS, row_categories
+from .sources import Source, read_source, seeded_order
 from .tokenizer import TargetTokenizer
-from .types import Expect, Task
+from .types import EXPECTED, UNLABELLED, Expect, Task
 
 LOG = logging.getLogger(__name__)
 
@@ -46,9 +47,25 @@ class Entry:
 
 
 def read_entry(
-    cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: int, method: str, reads_reference: bool
+    cfg: Any,
+    safety: SafetyConfig,
+    tokens: TargetTokenizer,
+    index: int,
+    method: str,
+    reads_reference: bool,
+    take: int | None = None,
 ) -> Entry:
-    """Read one dataset entry: every row of it that can be used; `selection` takes `max_rows` of them.
+    """Read one dataset entry: its rows that can be used, or the first of them in the order of the draw.
+
+    Args:
+        cfg: the final Axolotl config.
+        safety: its section.
+        tokens: the target's tokenizer.
+        index: of the entry.
+        method: of the entry.
+        reads_reference: see `Method`.
+        take: stop at so many usable rows. A row that was not drawn by then is not looked at, so that the cost follows
+            what is taken and not the source.
 
     Raises:
         DataError: no column or no row of it can be used, or a held-out category that no row has.
@@ -57,31 +74,74 @@ def read_entry(
     options = safety.options_of(index)
     source = read_source(entry, cfg.hf_use_auth_token, int(cfg.seed or 42))
     adapter = choose_adapter(source.columns, options, source.name)
-    rows = read_examples(source.rows, adapter, options, tokens.thinking)
-    bad = [row for row in rows if isinstance(row, BadRow)]
-    examples = [row for row in rows if isinstance(row, Example)]
-    _check_held_out(source, options, examples)
-    tasks: list[Task] = []
-    for example in examples:
-        held = not {*options.hold_out}.isdisjoint(example.categories)
-        made = "held_out" if held else make_task(tokens, example, reads_reference, index, source.name, cfg.sequence_len)
-        if isinstance(made, str):
-            bad.append(BadRow(example.row_id, example.prompt, made, example.categories))
-        else:
-            tasks.append(made)
-    if options.only:
-        tasks = [task for task in tasks if task.example.label == options.only]
+    held = _held_out(source, options)
+
+    def prepare(place: int) -> Task | BadRow | None:
+        row_id = source.row_ids[place]
+        read = read_example(source.rows[place], row_id, adapter, options, tokens.thinking, reads_reference)
+        if isinstance(read, BadRow):
+            return read
+        made: Task | str = "held_out"
+        if place not in held:
+            if options.only not in (None, read.label):
+                return None
+            made = make_task(tokens, read, reads_reference, index, source.name, cfg.sequence_len)
+        return BadRow(row_id, read.prompt, made, read.categories) if isinstance(made, str) else made
+
+    bad = {place: row for place in held if isinstance(row := prepare(place), BadRow)}
+    tasks: dict[int, Task] = {}
+    places = range(len(source.rows)) if take is None else _drawn(source, safety.seed)
+    with ProgressLine(f"{source.name}: rows prepared", min(take or len(places), len(places)), LOG) as progress:
+        for place in places:
+            made = prepare(place) if place not in held else None
+            if isinstance(made, BadRow):
+                bad[place] = made
+            elif made is not None:
+                tasks[place] = made
+            if take is None or place in tasks:
+                progress.done()
+            if len(tasks) == take:
+                break
     if not tasks:
-        raise DataError(_nothing_usable(source, adapter, options, bad))
-    read, usable, unusable = len(source.rows), len(tasks), len(bad)
-    LOG.info("%s: %d rows read as %s, %d usable, %d not", source.name, read, adapter.name, usable, unusable)
-    order = {row.row_id: place for place, row in enumerate(rows)}
-    return Entry(index, method, source, adapter.name, options, tuple(tasks), tuple(bad), order)
+        raise DataError(_nothing_usable(source, adapter, options, [*bad.values()]))
+    _log_read(source, adapter, tasks, bad, take)
+    order = {row_id: place for place, row_id in enumerate(source.row_ids)}
+    usable, unusable = ([found[place] for place in sorted(found)] for found in (tasks, bad))
+    return Entry(index, method, source, adapter.name, options, tuple(usable), tuple(unusable), order)
 
 
-def _check_held_out(source: Source, options: DatasetOptions, examples: Sequence[Example]) -> None:
-    """A misspelt category would hold nothing out."""
-    found = Counter(name for example in examples for name in example.categories)
+def _drawn(source: Source, seed: int) -> list[int]:
+    places = {row_id: place for place, row_id in enumerate(source.row_ids)}
+    return [places[row_id] for row_id in seeded_order(source.row_ids, seed)]
+
+
+def _log_read(source: Source, adapter: Adapter, tasks: Mapping[int, Task], bad: Mapping[int, BadRow], take: int | None):
+    reasons = Counter(row.reason for row in bad.values())
+    said = "".join(f", {reason} {count}" for reason, count in sorted(reasons.items()))
+    taken = f"the first {take} usable in the order of the draw are taken" if len(tasks) == take else "all looked at"
+    LOG.info(
+        "%s: %d rows read as %s, %s: %d usable, %d not%s",
+        *(source.name, len(source.rows), adapter.name, taken, len(tasks), len(bad), said),
+    )
+    if unlabelled := sum(task.label == UNLABELLED for task in tasks.values()):
+        LOG.warning(
+            "%s: %d rows do not say whether their prompt is harmful: the guard alone decides on what is made of them, "
+            "and they are out of the KL. Say what they are: safety: {label: ...} or {label_field: ...}.",
+            source.name,
+            unlabelled,
+        )
+
+
+def _held_out(source: Source, options: DatasetOptions) -> set[int]:
+    """Places of the rows of held-out categories.
+
+    Raises:
+        DataError: a category that no row has; a misspelt one would hold nothing out.
+    """
+    if not options.hold_out:
+        return set()
+    filed = [row_categories(row, options.category_field) if isinstance(row, Mapping) else () for row in source.rows]
+    found = Counter(name for names in filed for name in names)
     for name in options.hold_out:
         if name not in found:
             column = options.category_field or " or ".join(CATEGORY_COLUMNS)
@@ -90,6 +150,7 @@ def _check_held_out(source: Source, options: DatasetOptions, examples: Sequence[
                 f"datasets: {source.name!r}: hold_out names {name!r}, and no row has this category. Categories in "
                 f"{column}: {seen}. Name another column: safety: {{category_field: ...}}."
             )
+    return {place for place, names in enumerate(filed) if not {*options.hold_out}.isdisjoint(names)}
 
 
 def _nothing_usable(source: Source, adapter: Adapter, options: DatasetOptions, bad: Sequence[BadRow]) -> str:
@@ -98,11 +159,16 @@ def _nothing_usable(source: Source, adapter: Adapter, options: DatasetOptions, b
     if options.only and len(bad) < len(source.rows):
         said = f"only {options.only} was asked for, and no usable row is labelled so" + (f" ({said})" if said else "")
     way = ""
-    if "no_reference" in reasons:
+    if {"not_text", "unreadable_messages", "malformed_row"} & reasons.keys():
+        way = _formats_seen(source, adapter)
+    elif "no_reference" in reasons:
         columns = ", ".join(sorted(source.columns))
         way = f" No response was found; name its column: safety: {{response_field: ...}}. Columns: {columns}."
     elif "no_label" in reasons:
-        way = " Say what they are: safety: {label: harmful} or {label: benign}, or {label_field: ...}."
+        way = (
+            " Say what they are: safety: {label: harmful} or {label: benign}, or {label_field: ...}; or leave it to "
+            "the guard: {label: any}."
+        )
     elif "unknown_label" in reasons:
         column = options.label_field or next((name for name in COLUMNS if name in source.columns), "")
         seen = {repr(row.get(column))[:40] for row in source.rows[:1000] if isinstance(row, dict)}
@@ -112,6 +178,33 @@ def _nothing_usable(source: Source, adapter: Adapter, options: DatasetOptions, b
         )
     rows = f"none of the {len(source.rows)} rows of {source.name!r}, read as {adapter.name}, can be used"
     return f"datasets: {rows}: {said}.{way}"
+
+
+def _formats_seen(source: Source, adapter: Adapter) -> str:
+    """What stands in the columns of the first rows, and what could."""
+    rows = [row for row in source.rows[:1000] if isinstance(row, Mapping)]
+    if not rows:
+        return (
+            f" The first row is {_shape(source.rows[0])}. A row is a mapping of columns: one JSON object per line, say."
+        )
+    seen = [
+        f"{column!r} holds {_shape(next((row[column] for row in rows if row.get(column) is not None), None))}"
+        for column in sorted(adapter.columns)
+    ]
+    return (
+        f" As they are, {', '.join(seen)}. Read are texts, and conversations as lists of turns "
+        "{role: user, content: ...} or as JSON text of such a list; name other columns: safety: {prompt_field: ...}."
+    )
+
+
+def _shape(value: Any) -> str:
+    """The kind of a value, without what it says."""
+    if isinstance(value, Mapping):
+        return f"a mapping of {', '.join(map(str, value))}"[:80] if value else "an empty mapping"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}, the first {_shape(value[0])}" if value else "an empty list"
+    kinds = {str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "nothing"}
+    return kinds.get(type(value), type(value).__name__)
 
 
 def own_label(example: Example) -> Label | None:
@@ -137,10 +230,10 @@ def make_task(
 ) -> Task | str:
     """Ids for a row, or its reject reason.
 
-    A row that says nothing of its label is read by its reference: who is refused asked for harm. A method that reads
-    no reference takes a prompt for harmless only where row or user say so; the label alone decides what is refused or
-    helped. For the others, a harmful row whose reference does not refuse (a helpful answer to a worrying question, say)
-    leaves the decision to the guard.
+    A row that says nothing of its label is read by its reference: who is refused asked for harm; otherwise nobody
+    knows, and the guard alone decides. A method that reads no reference wants the label said, which then decides what
+    is refused or helped. For the others, a harmful row whose reference does not refuse (a helpful answer to a worrying
+    question, say) leaves the decision to the guard too.
     """
     reference = (example.thought, example.answer) if reads_reference else ()
     if tokens.has_control_token(example.prompt, *reference, *(text for _, text in example.history)):
@@ -150,17 +243,16 @@ def make_task(
         return prompt_ids
     if len(prompt_ids) + 1 >= sequence_len:
         return "prompt_too_long"
-    refused = is_refusal(example.answer)
-    label = example.label or ("harmful" if refused else "benign")
     if not reads_reference:
-        if own_label(example) is None:
-            return "no_label"
-        expect: Expect = "answer" if label == "benign" else "refuse"
-        return Task(entry, source, example, label, expect, prompt_ids, None)
+        own = own_label(example)
+        return Task(entry, source, example, own, EXPECTED[own], prompt_ids, None) if own else "no_label"
     if not example.answer:
         return "no_reference"
     reference_ids = tokens.response_ids(example.thought, example.answer)
     if reference_ids is None:
         return "control_token"
-    expect = "answer" if label == "benign" else "refuse" if refused else "any"
+    # Looked for only where it decides something: this is what preparing a row costs most.
+    refused = example.label not in ("benign", UNLABELLED) and is_refusal(example.answer)
+    label = example.label or ("harmful" if refused else UNLABELLED)
+    expect: Expect = "any" if label == "harmful" and not refused else EXPECTED[label]
     return Task(entry, source, example, label, expect, prompt_ids, reference_ids)

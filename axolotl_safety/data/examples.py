@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from axolotl_safety.config import DatasetOptions
 from axolotl_safety.util.errors import DataError, RowError
 
-from .conversations import Turn, read_turns, sound_text
+from .conversations import Turn, is_conversation, read_response, read_turns, sound_text
 from .labels import FoundLabel, read_label, row_categories, row_label
+from .sources import identify
 from .thinking import CLOSE, Thinking, split_response
 
-Label = Literal["harmful", "benign"]
+Label = Literal["harmful", "benign", "any"]
 Row = Mapping[str, Any]
 
 # Safety-Tax (arXiv 2503.00555): the fixed thought of its DirectRefusal set.
@@ -33,7 +32,7 @@ class Example:
         prompt: the raw prompt: the last user turn.
         thought: the foreign thought, empty if the row has none.
         answer: the foreign answer, empty if the row has none.
-        label: what the row says of the prompt, None if it says nothing.
+        label: what row or user say of the prompt, None if they say nothing; ``any`` leaves it to the guard.
         history: the turns before the prompt, system prompt included.
         assumed: the label is what a dataset with such columns usually holds, and nothing in the row says so.
         categories: what the row is filed under, in the order of the source.
@@ -68,13 +67,13 @@ class Fields(NamedTuple):
     """What an adapter reads out of a row.
 
     Attributes:
+        response: reads thought and answer, which a method may do without; raises `RowError` if there are none.
         label: None where the row says nothing; ``assumed`` if only the dataset's usual content says so.
         history: the turns before the prompt.
     """
 
     prompt: str
-    thought: str
-    answer: str
+    response: Callable[[], tuple[str, str]]
     label: FoundLabel
     history: tuple[Turn, ...] = ()
     assumed: bool = False
@@ -93,6 +92,17 @@ def _text(row: Row, column: str) -> str:
     return sound_text(row.get(column))
 
 
+def _asked(row: Row, column: str) -> tuple[tuple[Turn, ...], str]:
+    """History and prompt: a text, or the turns of a conversation that waits for its response."""
+    value = row.get(column)
+    if not is_conversation(value):
+        return (), sound_text(value)
+    history, prompt, response = read_turns(value)
+    if response():
+        raise RowError("unsupported_conversation")
+    return history, prompt
+
+
 def _response(text: str) -> tuple[str, str]:
     """Thought and answer of a foreign response; SafeChain-like rows lack the opening marker on purpose."""
     thought, answer = split_response(text)
@@ -101,17 +111,46 @@ def _response(text: str) -> tuple[str, str]:
     return thought, answer
 
 
+def _said(row: Row, column: str) -> Callable[[], tuple[str, str]]:
+    """What reads the response in a column: a text, or a conversation of one assistant turn."""
+
+    def read() -> tuple[str, str]:
+        value = row.get(column)
+        return _response(read_response(value) if is_conversation(value) else sound_text(value))
+
+    return read
+
+
+def _nothing() -> tuple[str, str]:
+    return "", ""
+
+
 def _direct_refusal(row: Row) -> Fields:
+    try:
+        prompt, answer = _question_and_answer(row)
+    except RowError as error:
+        fault = error
+        if not isinstance(row.get("prompt"), str):
+            raise
+
+        def unreadable() -> tuple[str, str]:
+            raise fault
+
+        return Fields(_text(row, "prompt"), unreadable, "harmful")
+    return Fields(prompt, lambda: (DIRECT_REFUSAL_THOUGHT, answer), "harmful")
+
+
+def _question_and_answer(row: Row) -> tuple[str, str]:
     refusal, prompt = _text(row, "refusal"), row.get("prompt")
     if isinstance(prompt, str) and refusal.startswith(head := f"Question: {prompt}"):
         answer = refusal.removeprefix(head).strip()  # the prompt's own text may hold "Answer:"
         if answer.startswith("Answer:") and answer.removeprefix("Answer:").strip():
-            return Fields(prompt, DIRECT_REFUSAL_THOUGHT, answer.removeprefix("Answer:").strip(), "harmful")
+            return prompt, answer.removeprefix("Answer:").strip()
     match = _QUESTION_ANSWER.fullmatch(refusal)
     if match and match.group(2).strip():
-        return Fields(match.group(1), DIRECT_REFUSAL_THOUGHT, match.group(2), "harmful")
+        return match.group(1), match.group(2)
     if isinstance(prompt, str) and refusal.strip() and "Answer:" not in refusal:
-        return Fields(_text(row, "prompt"), DIRECT_REFUSAL_THOUGHT, refusal.strip(), "harmful")
+        return _text(row, "prompt"), refusal.strip()
     raise RowError("unreadable_refusal")
 
 
@@ -119,41 +158,49 @@ def _pair(
     prompt: str, response: str, label: str | None = None, default: Label | None = None, assumed: bool = False
 ) -> Callable[[Row], Fields]:
     def read(row: Row) -> Fields:
-        thought, answer = _response(_text(row, response))
+        history, asked = _asked(row, prompt)
         found = read_label(row.get(label), label) if label else default
-        return Fields(_text(row, prompt), thought, answer, found, assumed=assumed)
+        return Fields(asked, _said(row, response), found, history, assumed)
 
     return read
 
 
 def _safekey(row: Row) -> Fields:
-    thought, answer = _response(_text(row, "response"))
-    return Fields(_text(row, "question"), thought, answer, "benign" if row.get("source") == "4o_rewrite" else "harmful")
+    label = "benign" if row.get("source") == "4o_rewrite" else "harmful"
+    return Fields(_text(row, "question"), _said(row, "response"), label)
 
 
 def _wildjailbreak(row: Row) -> Fields:
     prompt = sound_text(row.get("adversarial") or row.get("vanilla"))
-    thought, answer = _response(_text(row, "completion")) if row.get("completion") is not None else ("", "")
-    return Fields(prompt, thought, answer, read_label(row.get("data_type"), "data_type"))
+    response = _said(row, "completion") if row.get("completion") is not None else _nothing
+    return Fields(prompt, response, read_label(row.get("data_type"), "data_type"))
 
 
 def _beavertails(row: Row) -> Fields:
     """A response that its own dataset calls unsafe is no reference; what drew it out of a model is a harmful prompt."""
     if read_label(row.get("is_safe"), "is_safe") != "benign":
-        return Fields(_text(row, "prompt"), "", "", "harmful")
-    return Fields(_text(row, "prompt"), *_response(_text(row, "response")), None)
+        return Fields(_text(row, "prompt"), _nothing, "harmful")
+    return Fields(_text(row, "prompt"), _said(row, "response"), None)
 
 
 def _alpaca(row: Row) -> Fields:
     """Axolotl's own most common columns; the optional input stands below the instruction, as in its prompts."""
     prompt = "\n\n".join(filter(None, (_text(row, "instruction"), sound_text(row.get("input") or ""))))
-    return Fields(prompt, *_response(_text(row, "output")), None)
+    return Fields(prompt, _said(row, "output"), None)
 
 
 def _conversation(column: str) -> Callable[[Row], Fields]:
     def read(row: Row) -> Fields:
         history, prompt, response = read_turns(row.get(column))
-        return Fields(prompt, *_response(response), None, history)
+        return Fields(prompt, lambda: _response(response()), None, history)
+
+    return read
+
+
+def _prompts(column: str) -> Callable[[Row], Fields]:
+    def read(row: Row) -> Fields:
+        history, prompt = _asked(row, column)
+        return Fields(prompt, _nothing, None, history)
 
     return read
 
@@ -175,13 +222,11 @@ ADAPTERS: tuple[Adapter, ...] = (
     _adapter("wildjailbreak", "vanilla adversarial data_type", _wildjailbreak),
     _adapter("beavertails", "prompt response is_safe category", _beavertails),
     _adapter("pair", "prompt response", _pair("prompt", "response")),
+    _adapter("completion", "prompt completion", _pair("prompt", "completion")),
     _adapter("messages", "messages", _conversation("messages")),
     _adapter("conversations", "conversations", _conversation("conversations")),
     # Prompts alone, which ThinkSafe can answer; the label comes from the dataset's block.
-    *(
-        _adapter(f"prompts ({column})", column, lambda row, column=column: Fields(_text(row, column), "", "", None))
-        for column in ("prompt", "instruction", "question")
-    ),
+    *(_adapter(f"prompts ({column})", column, _prompts(column)) for column in ("prompt", "instruction", "question")),
 )
 
 
@@ -205,11 +250,13 @@ def _by_fields(options: DatasetOptions, columns: frozenset[str], source: str) ->
         raise DataError(f"{source}: safety.{next(iter(named))} needs safety.prompt_field beside it.")
 
     def read(row: Row) -> Fields:
-        thought, answer = _response(_text(row, named["response_field"])) if "response_field" in named else ("", "")
-        if "thought_field" in named:
-            thought = _text(row, named["thought_field"]).strip()
+        def response() -> tuple[str, str]:
+            thought, answer = _said(row, named["response_field"])() if "response_field" in named else ("", "")
+            return (_text(row, named["thought_field"]).strip() if "thought_field" in named else thought), answer
+
         label = read_label(row.get(named["label_field"]), named["label_field"]) if "label_field" in named else None
-        return Fields(_text(row, named["prompt_field"]), thought, answer, label)
+        history, prompt = _asked(row, named["prompt_field"])
+        return Fields(prompt, response, label, history)
 
     return Adapter("fields", frozenset(named.values()), read)
 
@@ -230,8 +277,13 @@ def choose_adapter(columns: Iterable[str], options: DatasetOptions, source: str)
             if not options.label_field:
                 return adapter
             return Adapter(adapter.name, adapter.columns, _relabelled(adapter, options.label_field, present, source))
+    if not present:
+        raise DataError(
+            f"{source}: no known dataset has the columns (none): no row is a mapping of columns. Write a JSON list of "
+            "objects, one JSON object per line, or a table (CSV, TSV, Parquet) with a line of names."
+        )
     raise DataError(
-        f"{source}: no known dataset has the columns {', '.join(sorted(present)) or '(none)'}. Name them on this "
+        f"{source}: no known dataset has the columns {', '.join(sorted(present))}. Name them on this "
         "dataset entry: safety: {prompt_field: ..., response_field: ..., label: harmful}."
     )
 
@@ -245,53 +297,79 @@ def _relabelled(adapter: Adapter, column: str, present: frozenset[str], source: 
     return read
 
 
-def _row_id(row: Any, seen: dict[str, int]) -> str:
-    """Content hash, so that moving or reordering a file costs nothing; a repeated row is told apart by its count."""
-    text = json.dumps(row, sort_keys=True, ensure_ascii=True, default=repr)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:24]
-    seen[digest] = seen.get(digest, 0) + 1
-    return digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+def read_examples(
+    rows: Sequence[Any],
+    adapter: Adapter,
+    options: DatasetOptions,
+    thinking: Thinking | None = None,
+    needs_response: bool = True,
+) -> list[Example | BadRow]:
+    """Read every row, in order: an example, or a counted reject. Nothing is lost and nothing raises."""
+    row_ids, _ = identify(rows)
+    return [
+        read_example(row, row_ids[place], adapter, options, thinking, needs_response) for place, row in enumerate(rows)
+    ]
+
+
+def read_example(
+    row: Any,
+    row_id: str,
+    adapter: Adapter,
+    options: DatasetOptions,
+    thinking: Thinking | None = None,
+    needs_response: bool = True,
+) -> Example | BadRow:
+    """Read one row.
+
+    Args:
+        row: of the source.
+        row_id: see `Source`.
+        adapter: how it is read.
+        options: the dataset's block.
+        thinking: the target's markers: a thought stands between ``<think>`` and ``</think>``, or between these.
+        needs_response: a row whose response cannot be read is a reject; otherwise it has none.
+    """
+    prompt = ""
+    filed = row_categories(row, options.category_field) if isinstance(row, Mapping) else ()
+    try:
+        if not isinstance(row, Mapping):
+            raise RowError("malformed_row")
+        fields = adapter.read(row) if thinking is None else _own_markers(adapter.read(row), thinking)
+        prompt = fields.prompt
+        if not prompt.strip():
+            raise RowError("empty_prompt")
+        thought, answer = fields.response() if needs_response else _if_readable(fields)
+        label, assumed = fields.label, fields.assumed
+        if label is None or assumed:
+            label, assumed = (found, False) if (found := row_label(row)) else (label, assumed)
+        if options.label:
+            label, assumed = options.label, False
+        if label == "unknown":
+            raise RowError("unknown_label")
+        return Example(row_id, prompt, thought, answer, label, fields.history, assumed, filed)
+    except RowError as fault:
+        return BadRow(row_id, prompt, str(fault), filed)
 
 
 def _own_markers(fields: Fields, thinking: Thinking) -> Fields:
-    """What an adapter read, with a thought in the target's own markers taken out of the answer."""
-    thought, answer = thinking.read(fields.thought, fields.answer)
-    if fields.answer and not answer:
-        raise RowError("empty_answer")
+    """What an adapter read, with thoughts in the target's own markers taken out of its answers."""
+
+    def response() -> tuple[str, str]:
+        thought, answer = fields.response()
+        found = thinking.read(thought, answer)
+        if answer and not found[1]:
+            raise RowError("empty_answer")
+        return found
+
     history = tuple(
         (role, thinking.read("", text)[1] if role == "assistant" else text) for role, text in fields.history
     )
-    return fields._replace(thought=thought, answer=answer, history=history)
+    return fields._replace(response=response, history=history)
 
 
-def read_examples(
-    rows: Iterable[Any], adapter: Adapter, options: DatasetOptions, thinking: Thinking | None = None
-) -> list[Example | BadRow]:
-    """Read every row, in order: an example, or a counted reject. Nothing is lost and nothing raises.
-
-    A thought stands between ``<think>`` and ``</think>``, or between the target's own markers.
-    """
-    read: list[Example | BadRow] = []
-    seen: dict[str, int] = {}
-    for row in rows:
-        row_id = _row_id(row, seen)
-        prompt = ""
-        filed = row_categories(row, options.category_field) if isinstance(row, Mapping) else ()
-        try:
-            if not isinstance(row, Mapping):
-                raise RowError("malformed_row")
-            fields = adapter.read(row) if thinking is None else _own_markers(adapter.read(row), thinking)
-            prompt = fields.prompt
-            if not prompt.strip():
-                raise RowError("empty_prompt")
-            label, assumed = fields.label, fields.assumed
-            if label is None or assumed:
-                label, assumed = (found, False) if (found := row_label(row)) else (label, assumed)
-            if options.label:
-                label, assumed = options.label, False
-            if label == "unknown":
-                raise RowError("unknown_label")
-            read.append(Example(row_id, prompt, fields.thought, fields.answer, label, fields.history, assumed, filed))
-        except RowError as fault:
-            read.append(BadRow(row_id, prompt, str(fault), filed))
-    return read
+def _if_readable(fields: Fields) -> tuple[str, str]:
+    """Thought and answer where there are any: what they decide may still say what the prompt is."""
+    try:
+        return fields.response()
+    except RowError:
+        return _nothing()

@@ -20,7 +20,8 @@ class Task:
         entry: which dataset entry it belongs to.
         source: that dataset's name.
         example: the row.
-        label: ``harmful`` or ``benign``, inferred from the reference where the row does not say.
+        label: ``harmful`` or ``benign`` where row or user say so, or ``harmful`` where the reference refuses; else
+            ``any``: nothing says what the prompt is, and the guard alone decides.
         expect: what a response must decide: ``refuse``, ``answer``, or ``any`` (then the guard alone decides).
         prompt_ids: the generation prompt for the raw prompt.
         reference_ids: the foreign response with its end token; None if the row has none that can be written.
@@ -119,6 +120,8 @@ class Outcome:
 
 
 IGNORE = -100
-
+UNLABELLED = "any"
+# What a response must decide where a row's label alone says it.
+EXPECTED: dict[str, Expect] = {"harmful": "refuse", "benign": "answer", UNLABELLED: "any"}
 
 KL_MASK = "kl_mask"

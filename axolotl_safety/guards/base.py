@@ -18,7 +18,8 @@ class Verdict:
         safe: True only for an unambiguous, complete verdict that says so.
         refusal: whether the response refuses; None where the guard does not say, or says it unclearly.
         reason: empty when safe. From the text: ``unsafe``, ``controversial``, ``unparsable``. From elsewhere:
-            ``truncated``, ``failed``, ``refused`` (the server would not take it), ``threshold``, ``unscored``.
+            ``truncated``, ``failed``, ``refused`` (the server would not take it), ``threshold``, ``unscored``,
+            ``language`` (the heuristic does not know it well enough; kept where it abstains, which lets pass).
         categories: harm categories as the guard names them.
         score: P(unsafe) at the verdict's position, None where no threshold asks for it.
     """
@@ -32,7 +33,7 @@ class Verdict:
     @property
     def word(self) -> str:
         """The verdict for a row's provenance: ``safe``, ``safe p=0.03``, ``unsafe``..."""
-        said = "safe" if self.safe else self.reason
+        said = self.reason or "safe"
         return said if self.score is None else f"{said} p={self.score:.2g}"
 
 

@@ -73,7 +73,7 @@ class Expected:
     """What a plan assumes of one candidate before any was made.
 
     Attributes:
-        acceptance: chance that checks and guards accept it, by label.
+        acceptance: chance that checks and guards accept it, by label; of one that is not there, the lowest.
         tokens: its length by label and tokens of the row's reference.
         proposals: the same chance for harmful rows, by proposal, where it differs.
         rounds: by the method's block, rounds that follow an accepted response, each about as long.
@@ -92,8 +92,8 @@ class Method:
     Attributes:
         name: in ``type:``, in proposals and in the manifest.
         answer: one row's story, from the first question to its outcome.
-        reads_reference: it reads the row's response: rows without one are rejected, and the label may be inferred from
-            it. Otherwise row or user must say what a prompt is.
+        reads_reference: it reads the row's response, and rows without one are rejected. Otherwise a row is not lost for
+            its response, and row or user must say what a prompt is.
         generates: it asks the engine and needs guards.
         config: its block of the section.
         hands_to: name of the method that answers what this one could not, None if there is none.

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from axolotl_safety.config.prompts import Prompt
-from axolotl_safety.data.refusal.detector import is_refusal
+from axolotl_safety.data.refusal.detector import refuses
 
 # Talk about the rewriting task itself, in any prompt's wording (SDFT's ban list has the same purpose).
 _META = re.compile(
@@ -146,9 +146,12 @@ def check_form(response: Response, finish_reason: str, fault: str) -> str:
 
 
 def check_decision(answer: str, expect: str) -> str:
-    """Whether the answer decides as it must: ``expect`` is ``refuse``, ``answer`` or ``any``."""
-    if expect == "refuse" and not is_refusal(answer):
+    """Whether the answer decides as it must: ``expect`` is ``refuse``, ``answer`` or ``any``.
+
+    Where the detector cannot tell, nothing is rejected: the guard's word on refusal counts then.
+    """
+    if expect == "refuse" and refuses(answer) is False:
         return "not_refused"
-    if expect == "answer" and is_refusal(answer):
+    if expect == "answer" and refuses(answer) is True:
         return "over_refused"
     return ""

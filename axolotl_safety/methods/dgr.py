@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from axolotl_safety.config import AUTO, DGRConfig, SafetyConfig
 from axolotl_safety.config.prompts import REWRITE_PROMPTS, Prompt, resolve_rewrite
-from axolotl_safety.data.types import Outcome, Task
+from axolotl_safety.data.types import EXPECTED, UNLABELLED, Outcome, Task
 from axolotl_safety.engines.queue import Purpose
 from axolotl_safety.guards.judge import GuardInput, judge
 
@@ -70,8 +70,9 @@ async def _steered(task: Task, ctx: MethodContext, rewritten: Outcome) -> Outcom
     Such a row counts as accepted: the target wrote it, and it passed the same checks and guards. Its ``proposal``
     says how it came about.
     """
-    expect = "answer" if task.label == "benign" else "refuse"
-    steered = await thinksafe.answer(replace(task, expect=expect), replace(ctx.others["thinksafe"], turn=ctx.turn))
+    steered = await thinksafe.answer(
+        replace(task, expect=EXPECTED[task.label]), replace(ctx.others["thinksafe"], turn=ctx.turn)
+    )
     return replace(
         steered,
         request_ids=rewritten.request_ids + steered.request_ids,
@@ -122,7 +123,7 @@ def _prompts(safety: SafetyConfig) -> Mapping[str, Prompt]:
 
 # Guesses: a rewrite is about as long as its reference.
 _EXPECTED = Expected(
-    acceptance={"harmful": 0.7, "benign": 0.7},
+    acceptance={"harmful": 0.7, "benign": 0.7, UNLABELLED: 0.7},
     tokens=lambda label, reference: float(max(400, reference)),
     rounds=lambda config: config.refine_rounds,
 )

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from axolotl_safety.config import AUTO, SafetyConfig, ThinkSafeConfig
 from axolotl_safety.config.prompts import STEERING_PROMPTS, Prompt, resolve_steering
-from axolotl_safety.data.types import Outcome, Task
+from axolotl_safety.data.types import UNLABELLED, Outcome, Task
 
 from .base import AutoPrompt, Expected, Method, MethodContext
 from .candidates import Candidate, Proposal, accepted, attempts
@@ -22,7 +22,8 @@ from .choice import choose, outcome, scored
 async def answer(task: Task, ctx: MethodContext) -> Outcome:
     """Answer one row: rung by rung, each asked, checked and judged, until one yields a sound response."""
     config: ThinkSafeConfig = ctx.config
-    rungs = [STEERING_PROMPTS["none"]] if task.label == "benign" else map(resolve_steering, config.ladder)
+    # Who does not know that a prompt is harmful must not steer towards a refusal.
+    rungs = map(resolve_steering, config.ladder) if task.label == "harmful" else [STEERING_PROMPTS["none"]]
     tried: list[Candidate] = []
     for rung in rungs:
         reached = len(tried)
@@ -65,8 +66,8 @@ def _prompts(safety: SafetyConfig) -> Mapping[str, Prompt]:
 # The paper (Figs. 9 and 10) kept 87 to 99.8 % of the steered and 89 to 99 % of the benign responses by its guard alone;
 # our checks ask for more. Unsteered acceptance and lengths are guesses for 1.5B to 8B models on short questions.
 _EXPECTED = Expected(
-    acceptance={"harmful": 0.85, "benign": 0.9},
-    tokens=lambda label, reference: {"harmful": 500, "benign": 1200}[label],
+    acceptance={"harmful": 0.85, "benign": 0.9, UNLABELLED: 0.7},
+    tokens=lambda label, reference: 500 if label == "harmful" else 1200,
     proposals={f"thinksafe/{STEERING_PROMPTS['none'].label}": 0.4},
 )
 

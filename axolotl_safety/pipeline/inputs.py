@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from axolotl_safety.config import SafetyConfig, SamplingConfig
 from axolotl_safety.config.section import our_entries, template_kwargs
 from axolotl_safety.data.chat_template import check_round_trip
 from axolotl_safety.data.entries import Entry, read_entry
+from axolotl_safety.data.refusal.languages import knows
 from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.data.trained_tokenizer import as_trained, check_entry_template
 from axolotl_safety.data.turn_end import all_ends, check_turn_end, yaml_ends
@@ -31,8 +33,9 @@ from axolotl_safety.util.files import check_writable
 
 from .engine_models import check_resampling, engine_models, longest_sequence, window_of
 from .sampling import resolve_sampling, warn_without_choice
-from .selection import check_scorable, reference_nlls, scores_rows, select_tasks
+from .selection import check_scorable, reference_nlls, rows_enough, scores_rows, select_tasks
 
+LOG = logging.getLogger(__name__)
 # Raised when the same request would mean another draw (what a field of it says, how a seed is used): journals of before
 # then answer nothing.
 SCHEMA = 1
@@ -143,7 +146,10 @@ def stage_inputs(cfg: Any, safety: SafetyConfig, backend: str | None = None, eng
     for index in methods:
         check_entry_template(files.tokenizer, cfg, cfg.datasets[index], tokens.template_kwargs)
     entries = [
-        read_entry(cfg, safety, tokens, index, method, method_named(method).reads_reference)
+        read_entry(
+            *(cfg, safety, tokens, index, method, method_named(method).reads_reference),
+            take=rows_enough(safety, safety.options_of(index)),
+        )
         for index, method in methods.items()
     ]
     for entry in entries:
@@ -161,6 +167,7 @@ def stage_inputs(cfg: Any, safety: SafetyConfig, backend: str | None = None, eng
     }
     warn_without_choice(safety, sampling)
     guards = load_guards(safety.guard) if generates else []
+    _warn_of_languages(entries, guards)
     unchosen = scores_rows(safety, entries)
     backend = (backend or choose_backend(safety.engine)) if generates or engine or unchosen else "none"
     check_resampling(safety.choice, sampling, backend)
@@ -179,6 +186,22 @@ def stage_inputs(cfg: Any, safety: SafetyConfig, backend: str | None = None, eng
     )
     # Rows that are chosen by a score wait for the engine.
     return inputs if unchosen else inputs.selected()
+
+
+def _warn_of_languages(entries: Sequence[Entry], guards: Sequence[Guard]) -> None:
+    """Say before anything is asked where a heuristic is the only guard and does not know the rows' language."""
+    if not guards or not all(guard.heuristic for guard in guards):
+        return
+    for entry in entries:
+        asked = [task for task in entry.tasks if task.label != "benign"] if method_named(entry.method).generates else []
+        if unknown := sum(not knows(task.example.prompt) for task in asked):
+            LOG.warning(
+                "%s: %d prompts are in a language of which the heuristic guard (guard: {model: builtin}) does not know "
+                "how it refuses: answers in it cannot be judged, and are rejected (guard_language). Name a guard that "
+                "is a model.",
+                entry.source.name,
+                unknown,
+            )
 
 
 def _own_sampling(safety: SafetyConfig, method: str) -> SamplingConfig:

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from axolotl_safety.data.refusal.detector import is_open
 from axolotl_safety.data.sources import Source
-from axolotl_safety.data.types import Outcome
+from axolotl_safety.data.types import UNLABELLED, Outcome
 from axolotl_safety.engines.base import EngineFigures
 from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.queue import WorkQueue, content_id, count_where
@@ -74,6 +75,11 @@ def entry_manifest(
         "rungs": _rungs(rows),
         "resampling": _resampling(rows),
         "labels": dict(sorted(Counter(row.label for row in trained).items())),
+        "unlabelled": {
+            "taken": sum(row.label == UNLABELLED for row in rows),
+            "trained": sum(row.label == UNLABELLED for row in trained),
+        },
+        "refusal_unknown": sum(map(_undecided, rows)),
         "counts": {
             "generated": count_where(asked, queue.generated),
             "reused": count_where(asked, queue.reused),
@@ -95,6 +101,11 @@ def entry_manifest(
         "seconds": round(time.monotonic() - started, 3),
         "versions": versions(),
     }
+
+
+def _undecided(row: Outcome) -> bool:
+    """Whether a written answer is one of which the refusal detector cannot tell whether it refuses."""
+    return bool(row.request_ids and row.answer) and is_open(row.answer)
 
 
 def _rungs(rows: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
@@ -157,6 +168,10 @@ def log_funnel(source: str, method: str, manifest: dict[str, Any]) -> None:
     ]
     lines.append(f"  {'rejected':<20}{funnel['rejected']:>8}")
     lines += [f"    {name:<24}{value:>8}" for name, value in manifest["reasons"].items()]
+    if manifest["unlabelled"]["taken"]:
+        lines.append(f"  {'without a label':<20}{manifest['unlabelled']['taken']:>8}, judged by the guard alone, no KL")
+    if manifest["refusal_unknown"]:
+        lines.append(f"  {'refusal unknown':<20}{manifest['refusal_unknown']:>8}, in their language: the guard's word")
     if nll["before"] is not None and nll["after"] is not None:
         lines.append(f"  NLL per token {nll['before']:.3f} before, {nll['after']:.3f} after")
     lines += shift_lines(manifest["shift"])
@@ -180,6 +195,13 @@ def warnings_of(rows: Sequence[Outcome], generates: bool, kl: bool) -> list[str]
             "  - path: some/benign-prompts\n"
             "    type: axolotl_safety.thinksafe\n"
             "    safety: {label: benign, prompt_field: prompt}"
+        )
+    unjudged = sum("guard_language" in row.candidate_reasons for row in rows)
+    if unjudged:
+        found.append(
+            f"{unjudged} rows have answers in a language of which the heuristic guard (guard: {{model: builtin}}) does "
+            "not know well enough how it refuses: it cannot judge them, and they are rejected. Name a guard that is a "
+            "model."
         )
     without = sum(not row.thinking.strip() for row in trained)
     if without:

@@ -39,6 +39,11 @@ def scores_rows(safety: SafetyConfig, entries: Sequence[Entry]) -> bool:
     return any(_rule(safety, entry.options) == "lowest_nll" and _limit(safety, entry) for entry in entries)
 
 
+def rows_enough(safety: SafetyConfig, options: DatasetOptions) -> int | None:
+    """How many usable rows in the order of the draw need to be looked at; None if the choice is among all of them."""
+    return (options.max_rows or safety.max_rows) if _rule(safety, options) == "random" else None
+
+
 def check_scorable(safety: SafetyConfig, method: str, options: DatasetOptions, source: str) -> None:
     """Refuse `lowest_nll` where no reference is read.
 
@@ -61,7 +66,7 @@ def select_tasks(
 
     Args:
         safety: the section.
-        entries: with every usable row.
+        entries: with every usable row, or as many of the drawn ones as `rows_enough` says.
         nlls: from `reference_nlls`, where `lowest_nll` needs them; None takes as many rows, drawn by seed (a plan asks
             nothing).
     """

@@ -227,6 +227,22 @@ def test_a_trial_takes_turns_among_entries_and_labels(tmp_path, models):
     assert sorted(counts[0]) == ["benign"] * 3 + ["harmful"] * 3 and counts[1] == ["harmful"] * 2
 
 
+@pytest.mark.parametrize("method", ["dgr", "thinksafe"])
+def test_rows_that_nobody_labels_are_planned_and_tried(tmp_path, models, method):
+    model = models("qwen3")
+    rows = [{"prompt": f"How do I polish lamp {n}?", "response": f"Take cloth {n}."} for n in range(6)]
+    entry = {"safety": {"label": "any"}} if method == "thinksafe" else {}
+    cfg = config(tmp_path, model, rows, method=method, entry=entry, dgr={"on_failure": "steer"})
+    plan = plan_of(cfg)
+    assert plan.load.entries[0].rows == {"any": 6} and plan.load.acceptance[f"{method}, any"] == 0.7
+    console = Console(width=300, record=True, file=open("/dev/null", "w"))
+    show(console, plan, {"versions": {"axolotl": "0"}, "access": {}})
+    assert "no label" in console.export_text()
+    start = scripted_by_prompt(model, thinksafe_answer)
+    trial = try_rows(cfg, stage_inputs(cfg, section(cfg)), plan, 4, make_engine=start)
+    assert [outcome.label for outcome in trial.outcomes] == ["any"] * 4
+
+
 @pytest.mark.parametrize("what", ["try", "measure-shift"])
 def test_a_full_disk_ends_a_trial_with_the_place_and_the_way_out(tmp_path, models, monkeypatch, what):
     def full(*_):

@@ -86,6 +86,17 @@ def test_rows_that_cannot_be_asked_are_left_out_and_counted(caplog):
         assert reason in caplog.text
 
 
+def test_a_prompt_is_not_lost_for_its_response():
+    said = [None, "", "<think>cut off", 7, "<think>R</think>A"]
+    rows = [{"instruction": "q", "response": text, "label": "vanilla_harmful"} for text in said]
+    assert transformed(rows, tiny.make_tokenizer())["label"] == ["harmful"] * len(said)
+
+
+def test_a_label_that_nobody_knows_earns_no_reward_of_its_own():
+    made = transformed([{"prompt": "q"}], tiny.make_tokenizer(), DatasetOptions(label="any"))
+    assert made["label"] == [None] and made["prompt"] == [[{"role": "user", "content": "q"}]]
+
+
 def test_rows_without_a_label_say_what_to_set():
     with pytest.raises(DataError, match=r"safety: \{label: harmful\}"):
         transformed([{"question": "q"}], tiny.make_tokenizer(), DatasetOptions(prompt_field="question"))

@@ -142,6 +142,9 @@ def test_refusal_and_correctness(models):
     helped = sampled(tokenizer, "<think>\nyes\n</think>\n\nTake 40 and 2: 42.")
     ids, labels = [refused, helped] * 2 + [helped], ["harmful", "harmful", "benign", "benign", None]
     assert rewards.refusal(prompts=["q"] * 5, completion_ids=ids, label=labels) == [1.0, 0.0, 0.0, 1.0, None]
+    unknown = sampled(tokenizer, "<think>\nno\n</think>\n\nSamahani, siwezi kukusaidia na ombi hilo.")
+    cut = sampled(tokenizer, "<think>\nno", end=False)
+    assert rewards.refusal(prompts=["q"] * 2, completion_ids=[unknown, cut], label=["harmful"] * 2) == [None, 0.0]
     golds = ["42", "42", None, "41", "42.0"]
     assert rewards.correct(prompts=["q"] * 5, completion_ids=ids, answer=golds) == [0.0, 1.0, None, 0.0, 1.0]
     for reward in (rewards.refusal, rewards.correct):

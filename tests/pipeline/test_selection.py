@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+
 import numpy as np
 import pytest
 from support import tiny
 from support.stage import config, manifest_of, rows_of, scripted, scripted_by_prompt, thinksafe_answer
 
+from axolotl_safety.config.section import section
+from axolotl_safety.data import entries
 from axolotl_safety.data.labels import row_categories
+from axolotl_safety.data.sources import select_rows
 from axolotl_safety.data.types import Outcome
+from axolotl_safety.pipeline.inputs import stage_inputs
 from axolotl_safety.pipeline.manifest import read_runs
 from axolotl_safety.pipeline.selection import diverse_order
 from axolotl_safety.pipeline.shift import describe, shift_lines, shift_of
 from axolotl_safety.pipeline.stage import run_stage
+from axolotl_safety.util import progress
 from axolotl_safety.util.errors import ConfigError, DataError
 
 KINDS = ("toys", "weather", "gardens")
@@ -178,3 +186,67 @@ def test_thoughts_are_measured_in_tokens_of_the_response(tmp_path, models):
             head = tokenizer.decode(row["response_token_ids"][: row["thought_tokens"]])
             shorter = tokenizer.decode(row["response_token_ids"][: row["thought_tokens"] - 1])
             assert "</think>" in head and "</think>" not in shorter
+
+
+def large_rows(count: int):
+    """Rows of a few kinds: harmful with a refusal, harmful with an answer, benign, and such that cannot be used."""
+    said = ("I'm sorry, but I can't help with that, {n}.", "Take wand {n}.", "Take cloth {n}.", None)
+    return [
+        {
+            "prompt": f"How do I {'polish' if n % 4 == 2 else 'jinx'} lamp {n}?",
+            "response": text and f"<think>\nHm.\n</think>\n\n{text.format(n=n)}",
+            "label": "benign" if n % 4 == 2 else "harmful",
+        }
+        for n in range(count)
+        for text in [said[n % 4]]
+    ]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How many rows were adapted, made tasks of, and looked through for a refusal."""
+    counted: Counter[str] = Counter()
+    for name in ("read_example", "make_task", "is_refusal"):
+        own = getattr(entries, name)
+
+        def counting(*args, own=own, name=name, **kwargs):
+            counted[name] += 1
+            return own(*args, **kwargs)
+
+        monkeypatch.setattr(entries, name, counting)
+    return counted
+
+
+@pytest.mark.parametrize("only", [None, "benign"])
+@pytest.mark.parametrize("method", ["dgr", "thinksafe"])
+def test_preparing_costs_what_is_taken_and_takes_what_it_took(tmp_path, models, calls, method, only):
+    rows, entry = large_rows(2000), {"safety": {"only": only, "max_rows": 5}}
+    cfg = config(tmp_path, models("qwen3"), rows, method=method, entry=entry)
+    (few,) = stage_inputs(cfg, section(cfg)).entries
+    looked = calls["read_example"]
+    assert len(few.tasks) == 5 and 5 <= looked <= 60 and calls["make_task"] <= looked
+    assert calls["is_refusal"] == (0 if method == "thinksafe" or only else sum(t.label == "harmful" for t in few.tasks))
+    everything = config(tmp_path, models("qwen3"), rows, method=method, entry={"safety": {"only": only}})
+    (whole,) = stage_inputs(everything, section(everything)).entries
+    assert calls["read_example"] - looked == 2000
+    ids = [task.example.row_id for task in whole.tasks]
+    assert {task.example.row_id for task in few.tasks} == select_rows(ids, 5, 42)
+    assert [task.example.row_id for task in few.tasks] == [one for one in ids if one in select_rows(ids, 5, 42)]
+    assert {row.row_id for row in few.bad} <= {row.row_id for row in whole.bad}
+    assert few.tasks == tuple(task for task in whole.tasks if task.example.row_id in select_rows(ids, 5, 42))
+
+
+def test_a_source_without_enough_usable_rows_is_looked_at_as_a_whole(tmp_path, models, calls):
+    cfg = config(tmp_path, models("qwen3"), large_rows(40), max_rows=35)
+    (entry,) = stage_inputs(cfg, section(cfg)).entries
+    assert (len(entry.tasks), len(entry.bad), calls["read_example"]) == (30, 10, 40)
+
+
+def test_long_work_without_a_terminal_says_a_line_now_and_then(monkeypatch, caplog):
+    caplog.set_level("INFO", "axolotl_safety")
+    monkeypatch.setattr(progress, "LINE_SECONDS", -1.0)
+    with progress.ProgressLine("toys: rows prepared", 3, logging.getLogger("axolotl_safety.data")) as line:
+        for _ in range(3):
+            line.done()
+    assert "toys: rows prepared: 1 of 3 done, about 0 s left" in caplog.text
+    assert "toys: rows prepared: 3 of 3 done" in caplog.text

@@ -116,7 +116,7 @@ def made_up_folder(work_dir: Path, rows: int, thought_words: int) -> None:
         rows: how many.
         thought_words: length of the shortest thoughts; others have up to three quarters more.
     """
-    source = Source("toy/rows", [None] * rows, frozenset({"prompt"}), "0" * 64)
+    source = Source("toy/rows", [None] * rows, [], frozenset({"prompt"}), "0" * 64)
     rng = random.Random(0)
     pool = " ".join(rng.choice(_WORDS) for _ in range(60_000 + 2 * thought_words))
     folder = work_dir / "datasets" / ("ab" * 12)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from axolotl_safety.data.types import Task
+from axolotl_safety.data.types import UNLABELLED, Task
 from axolotl_safety.methods.base import Expected, method_named
 from axolotl_safety.pipeline.inputs import StageInputs
 
 from .requests import Walk, Wanted
 
-LABELS = ("benign", "harmful")
+LABELS = ("harmful", "benign", UNLABELLED)
 _PRIOR_WEIGHT = 8  # measured completions that count as much as the guess
 _MEASURED = 16  # from so many on it is no guess any more
-_UNKNOWN = Expected({"harmful": 0.7, "benign": 0.7}, lambda label, reference: 800.0)  # of a method that says nothing
+_UNKNOWN = Expected({label: 0.7 for label in LABELS}, lambda label, reference: 800.0)  # of a method that says nothing
 
 
 class Expectation:
@@ -42,7 +42,8 @@ class Expectation:
         if label == "harmful" and proposal in expected.proposals:
             return expected.proposals[proposal]
         seen = self._accepted[method, label]
-        return (expected.acceptance[label] * _PRIOR_WEIGHT + sum(seen)) / (_PRIOR_WEIGHT + len(seen))
+        guess = expected.acceptance.get(label, min(expected.acceptance.values()))
+        return (guess * _PRIOR_WEIGHT + sum(seen)) / (_PRIOR_WEIGHT + len(seen))
 
     def length(self, method: str, label: str, reference: int = 0) -> float:
         """Tokens of one completion."""

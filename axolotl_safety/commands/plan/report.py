@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from axolotl_safety.data.types import UNLABELLED
 from axolotl_safety.util.terminal import escape, visible
 
 from .figures import Plan
@@ -99,13 +100,16 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _rows(console: Console, plan: Plan) -> None:
-    table = _table("rows", "dataset", "method", "harmful", "benign", "unusable", "done", "to ask", "accepted")
+    table = _table(
+        "rows", "dataset", "method", "harmful", "benign", "no label", "unusable", "done", "to ask", "accepted"
+    )
     for entry in plan.load.entries:
         table.add_row(
             escape(entry.name),
             entry.method,
             str(entry.rows.get("harmful", 0)),
             str(entry.rows.get("benign", 0)),
+            str(entry.rows.get(UNLABELLED, 0)),
             escape(", ".join(f"{reason} {count}" for reason, count in entry.unusable.items()) or "0"),
             str(entry.held),
             f"{entry.expected:.0f}",

@@ -28,6 +28,7 @@ from axolotl_safety.util.files import writing_in
 from axolotl_safety.util.interrupt import interruptible
 from axolotl_safety.util.loop import run_async
 
+from .expect import LABELS
 from .requests import take_rows
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -40,7 +41,7 @@ class ShiftFigures:
     Attributes:
         source: the dataset.
         entry: its index in the YAML.
-        label: ``harmful``, ``benign`` or ``all``.
+        label: ``harmful``, ``benign``, ``any`` (nobody says) or ``all``.
         rows: references that were scored.
         unscored: those that could not be.
         quantiles: at 5, 25, 50, 75 and 95 %.
@@ -112,7 +113,7 @@ async def _nlls(sample: StageInputs, queue: WorkQueue) -> dict[Key, float | None
 
 
 def _figures(entry: Entry, found: dict[Any, float | None]) -> list[ShiftFigures]:
-    groups = {label: [task for task in entry.tasks if task.label == label] for label in ("harmful", "benign")}
+    groups = {label: [task for task in entry.tasks if task.label == label] for label in LABELS}
     groups["all"] = list(entry.tasks)
     made = []
     for label, tasks in groups.items():

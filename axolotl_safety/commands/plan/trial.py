@@ -59,7 +59,7 @@ def spread(inputs: StageInputs, count: int) -> StageInputs:
     for entry in inputs.entries:
         if not method_named(entry.method).generates:
             continue
-        for label in ("harmful", "benign"):
+        for label in sorted({task.label for task in entry.tasks}, reverse=True):
             ids = [task.example.row_id for task in entry.tasks if task.label == label]
             drawn = _in_order_of_draw(ids, count, inputs.safety.seed)
             groups.append([(entry.index, row_id) for row_id in drawn])

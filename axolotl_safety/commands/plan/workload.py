@@ -93,7 +93,8 @@ def workload(inputs: StageInputs, found: Walk) -> Workload:
     phases += _scores(inputs, found, weighed, asked, expect)
     total = sum(weight for _, weight in asked)
     prompts = sum(weight * one.prompt_tokens for one, weight in asked)
-    pairs = sorted({(method, label) for method in inputs.sampling for label in LABELS})
+    there = {task.label for entry in inputs.entries for task in entry.tasks} | {"benign", "harmful"}
+    pairs = sorted({(method, label) for method in inputs.sampling for label in LABELS if label in there})
     return Workload(
         tuple(_entry(entry, found, asked, failing, places) for entry in inputs.entries),
         tuple(phase for phase in phases if phase.requests > 0),

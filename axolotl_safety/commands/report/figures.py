@@ -219,6 +219,7 @@ _REASONS = {
 }
 _GUARD = {
     "controversial": "the guard calls it controversial",
+    "language": "the heuristic guard cannot tell in this language whether it refuses",
     "threshold": "the guard's score is past the threshold",
     "truncated": "the guard's own answer was cut off",
     "unparsable": "the guard's answer cannot be read",

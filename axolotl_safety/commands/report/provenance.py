@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from axolotl_safety.data.types import UNLABELLED
 
 from .reading import Stage
 
@@ -30,12 +33,13 @@ def headline(stage: Stage) -> list[Tile]:
     """The run in a few figures, over all dataset entries."""
     rows = [row for entry in stage.entries for row in entry.rows]
     trained = [row for row in rows if row["status"] != "rejected"]
-    harmful = sum(row["label"] == "harmful" for row in trained)
+    labels = Counter(row["label"] for row in trained)
     tiles = [
         Tile(
             "Trained on",
             f"{len(trained):,}",
-            f"of {len(rows):,} rows: {harmful:,} harmful, {len(trained) - harmful:,} benign",
+            f"of {len(rows):,} rows: {labels['harmful']:,} harmful, {labels['benign']:,} benign"
+            + (f", {labels[UNLABELLED]:,} without a label" if labels[UNLABELLED] else ""),
         )
     ]
     asked = sum(entry.manifest["funnel"]["asked"] for entry in stage.entries)
@@ -81,6 +85,12 @@ def notes(stage: Stage) -> list[str]:
     labels = {label for entry in stage.entries for label in entry.manifest["labels"]}
     if generated and "benign" not in labels:
         found.append("No benign row is trained on: a model trained on refusals alone tends to refuse everything.")
+    unlabelled = sum(entry.manifest.get("unlabelled", {}).get("taken", 0) for entry in stage.entries)
+    if unlabelled:
+        found.append(f"{unlabelled:,} rows had no label: the guard alone decided on them, and they are out of the KL.")
+    unknown = sum(entry.manifest.get("refusal_unknown", 0) for entry in stage.entries)
+    if unknown:
+        found.append(f"In {unknown:,} rows the refusal detector does not know the answer's language well enough.")
     kept = sum(entry.manifest["funnel"]["fallback"] for entry in stage.entries)
     if kept:
         share = 100 * kept / max(1, sum(entry.manifest["funnel"]["trained"] for entry in stage.entries))

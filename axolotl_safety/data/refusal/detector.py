@@ -3,8 +3,8 @@
 A keyword list mistakes "I'm sorry to hear that" for a refusal and misses the sermon that never says "I can't". Here
 every speech act of an answer (refusing, moralising, consoling, instructing...) counts by where it stands; the weights
 are plain numbers, fitted by `benchmarks/refusal_detector.py` on made-up rows and on XSTest's labelled completions
-(Röttger et al., 2024, CC-BY-4.0). English only: a refusal in another language is not recognised. An answer's first
-6,000 characters are read. "Heuristic" in every report.
+(Röttger et al., 2024, CC-BY-4.0). An answer's first 6,000 characters are read. These weights know English alone; what
+`languages` knows of others is less, and where that does not tell, nothing is said. "Heuristic" in every report.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from importlib import resources
 
 from .features import features, normalise
+from .languages import language, refuses_in
 
-__all__ = ["Weights", "is_refusal", "normalise", "score", "weigh"]
+__all__ = ["Weights", "is_open", "is_refusal", "normalise", "refuses", "score", "weigh"]
 
 _SHORT_WORDS = 14
 _LONGEST_SHORT = 300
@@ -82,6 +83,27 @@ def score(text: str) -> float:
     return weigh(text, _shipped())
 
 
+@functools.lru_cache(4096)
+def refuses(text: str) -> bool | None:
+    """Whether an answer (without its thought) refuses the request.
+
+    Returns:
+        None where its language, or its form in one that is known less than English, leaves that open. An empty answer
+        is no refusal.
+    """
+    name = language(text)
+    if name == "en":
+        return score(text) > 0
+    if name is None and score(text) > 0:  # English of a few words
+        return True
+    return refuses_in(text, name)
+
+
+def is_open(text: str) -> bool:
+    """Whether `refuses` leaves it open; English is not weighed for that."""
+    return language(text) != "en" and refuses(text) is None
+
+
 def is_refusal(text: str) -> bool:
-    """Whether an answer (without its thought) refuses the request. An empty answer is no refusal."""
-    return score(text) > 0
+    """Whether an answer surely refuses: see `refuses`."""
+    return refuses(text) is True

@@ -18,6 +18,7 @@ from axolotl_safety.data.entries import own_label, raw_prompt_ids
 from axolotl_safety.data.examples import BadRow, Example, choose_adapter, read_examples
 from axolotl_safety.data.math_answers import gold_answer
 from axolotl_safety.data.tokenizer import TargetTokenizer
+from axolotl_safety.data.types import UNLABELLED
 from axolotl_safety.util.errors import ConfigError, DataError
 
 from .context import trainer_tokens
@@ -69,7 +70,7 @@ def make_transform(
         adapter = choose_adapter(names, options, f"datasets: {source!r}")
         kept: Batch = {"prompt": [], "label": [], "answer": []}
         dropped: Counter[str] = Counter()
-        for read in read_examples(rows, adapter, options, tokens.thinking):
+        for read in read_examples(rows, adapter, options, tokens.thinking, needs_response=False):
             row = _row(read, tokens, max_prompt_tokens, options.only)
             if isinstance(row, str):
                 dropped[row] += 1
@@ -108,6 +109,6 @@ def _row(
     turns = (*read.history, ("user", read.prompt))
     return {
         "prompt": [{"role": role, "content": text} for role, text in turns],
-        "label": label,
+        "label": None if label == UNLABELLED else label,
         "answer": gold_answer(read.answer) if label == "benign" else None,
     }

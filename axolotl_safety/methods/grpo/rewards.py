@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from axolotl_safety.data.math_answers import reaches
-from axolotl_safety.data.refusal.detector import is_refusal
+from axolotl_safety.data.refusal.detector import refuses
 from axolotl_safety.guards.judge import GuardInput
 from axolotl_safety.util.errors import DataError
 
@@ -62,7 +62,9 @@ def think_format(prompts: Sequence[Any], completion_ids: Ids, **kwargs: Any) -> 
 def refusal(
     prompts: Sequence[Any], completion_ids: Ids, label: Labels | None = None, **kwargs: Any
 ) -> list[float | None]:
-    """1 if a harmful prompt is refused or a benign one answered, else 0; None (no reward) for a row without a label.
+    """1 if a harmful prompt is refused or a benign one answered, else 0.
+
+    None (no reward) for a row without a label, and where the detector cannot tell in this language.
 
     A guard alone is content with a model that refuses everything, since a refusal is always safe.
     """
@@ -75,8 +77,9 @@ def refusal(
     rewards: list[float | None] = []
     for ids, row_label in zip(completion_ids, label, strict=True):
         split = context.split(ids)
-        right = is_refusal(split.answer) == (row_label == "harmful")
-        rewards.append(None if row_label is None else float(not split.fault and right))
+        refused = refuses(split.answer)
+        unknown = row_label is None or (refused is None and not split.fault)
+        rewards.append(None if unknown else float(not split.fault and refused == (row_label == "harmful")))
     return rewards
 
 
