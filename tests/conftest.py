@@ -42,20 +42,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _loggers_as_they_were():
-    """What a test, a command or a library in this process did to the package's loggers is undone before the next test.
+def _loggers_as_made():
+    """What a test, a command or a library in this process did to the package's loggers does not reach this test.
 
-    import-linter, for one, disables every logger that it finds.
+    import-linter, for one, disables every logger that it finds when it is imported.
     """
-    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "axolotl_safety"]
-    loggers = [logging.getLogger(name) for name in {*names, "axolotl_safety"}]
-    before = [(logger, logger.level, logger.disabled) for logger in loggers]
-    disabled = logging.root.manager.disable
-    yield
-    logging.disable(disabled)
-    for logger, level, off in before:
-        logger.setLevel(level)
-        logger.disabled = off
+    logging.disable(logging.NOTSET)
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "axolotl_safety"]:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.NOTSET)
+        logger.disabled = False
 
 
 @pytest.fixture(scope="session")
