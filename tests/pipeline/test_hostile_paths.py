@@ -153,7 +153,7 @@ def held(monkeypatch):
 
 def test_a_password_in_a_datasets_address_reaches_no_file_and_no_log(tmp_path, models, held, caplog, capfd):
     caplog.set_level(logging.DEBUG)
-    held(lambda *_: tiny.direct_refusal_rows(6))
+    held(lambda *_: (tiny.direct_refusal_rows(6), {}))
     start, _ = scripted(models("qwen3"), "qwen3")
     cfg = config(tmp_path, models("qwen3"), [], entry={"path": ADDRESS})
     output = run_stage(cfg, make_engine=start)[0]
@@ -179,7 +179,7 @@ def test_an_address_that_cannot_be_read_is_named_without_them(tmp_path, models, 
 
 
 def test_a_sets_address_is_kept_out_of_the_results_too(tmp_path, models, held):
-    held(lambda *_: [{"prompt": f"How do I jinx lamp {n}?"} for n in range(2)])
+    held(lambda *_: ([{"prompt": f"How do I jinx lamp {n}?"} for n in range(2)], {}))
     sets = {"harm": [{"name": "mine", "path": ADDRESS}], "sampling": {"max_new_tokens": 50}}
     cfg = eval_helpers.config(tmp_path, models("qwen3"), sets, datasets=[{"path": ADDRESS, "type": "alpaca"}])
     start, _ = eval_helpers.scripted(models("qwen3"), lambda tuned, shown, number: eval_helpers.REFUSAL)
