@@ -72,7 +72,7 @@ def read_entry(
     """
     entry = cfg.datasets[index]
     options = safety.options_of(index)
-    source = read_source(entry, cfg.hf_use_auth_token, int(cfg.seed or 42))
+    source = read_source(entry, cfg.hf_use_auth_token, int(cfg.seed or 42)).weighted(entry.weight, safety.seed)
     adapter = choose_adapter(source.columns, options, source.name)
     held = _held_out(source, options)
 

@@ -9,7 +9,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Source:
         rows: the source rows; a line that is no JSON, or nested without sense, stands here as text.
         row_ids: hash of each row's content, so that moving or reordering a file costs nothing; rows that are repeated
             are told apart by their count.
+        sha256: of all rows.
+        whole: how many rows there were where the entry's ``weight`` took a part of them; None where it took all.
     """
 
     name: str
@@ -40,6 +42,21 @@ class Source:
     row_ids: list[str]
     columns: frozenset[str]
     sha256: str
+    whole: int | None = None
+
+    def weighted(self, weight: float | None, seed: int) -> Source:
+        """The part of the rows that Axolotl's ``weight`` (0 to 1, from 0.21 on) asks for, drawn as ``max_rows`` draws.
+
+        Axolotl thins a dataset before it tokenises it; here that is before anything is generated.
+        """
+        if weight is None or weight >= 1:
+            return self
+        count = max(1, int(len(self.rows) * weight))
+        drawn = set(seeded_order(self.row_ids, seed)[:count])
+        kept = [place for place, row_id in enumerate(self.row_ids) if row_id in drawn]
+        rows, row_ids = [self.rows[place] for place in kept], [self.row_ids[place] for place in kept]
+        LOG.info("%s: weight %g takes %d of %d rows", self.name, weight, len(rows), len(self.rows))
+        return replace(self, rows=rows, row_ids=row_ids, whole=len(self.rows))
 
 
 def read_source(entry: Any, use_auth_token: bool | None, seed: int) -> Source:

@@ -57,7 +57,8 @@ def entry_manifest(
     lost = Counter(row.reason for row in rows if row.status == "rejected")
     return {
         "method": method,
-        "source": {"path": source.name, "rows": len(source.rows), "sha256": source.sha256, "adapter": adapter},
+        "source": {"path": source.name, "rows": len(source.rows), "sha256": source.sha256, "adapter": adapter}
+        | ({} if source.whole is None else {"before_weight": source.whole}),
         "funnel": {
             "source": len(source.rows),
             "taken": len(rows),

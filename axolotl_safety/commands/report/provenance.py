@@ -117,6 +117,8 @@ def blocks(stage: Stage) -> list[Block]:
     for entry in stage.entries:
         source = entry.manifest["source"]
         facts = [("method", entry.manifest["method"]), ("read as", source["adapter"]), ("rows", f"{source['rows']:,}")]
+        if "before_weight" in source:
+            facts.append(("rows before weight", f"{source['before_weight']:,}"))
         facts += [("sha256 of the source", source["sha256"]), ("hash of the training set", entry.manifest["hash"])]
         found.append(Block(f"Dataset {source['path']}", facts, True))
     found += [Block("Merged models", list(stage.merges.items()), True)] if stage.merges else []
