@@ -29,7 +29,7 @@ from axolotl_safety.util.terminal import without_credentials
 from .figures import REFUSAL_JUDGE, HarmJudge, comparisons, figures, measure, safety_tax
 from .items import LoadedSet, load_set
 from .lm_eval_task import LmEvalTask, run_task, task_files
-from .models import EvalModel, eval_models
+from .models import EvalModel, check_lm_eval, eval_models
 from .overlap import overlaps, training_prompts
 from .runner import EvalContext, answer_all
 from .sets import resolve
@@ -91,6 +91,8 @@ def _evaluate(
         for one in settings.reasoning
         if one.lm_eval
     ]
+    if tasks:
+        check_lm_eval(models, tokens.tokenizer)
     _warn_of_few(sets, settings)
 
     ctx = EvalContext(safety, backend, work_dir, guards, tokens, sampling, settings.samples, make_engine)
