@@ -56,6 +56,30 @@ def render(prompt: str, thinking: str, answer: str) -> str:
     )
 
 
+# How models mark thoughts that a server leaves in front of the answer.
+_THOUGHTS = (
+    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning")),
+    ("[THINK]", "[/THINK]"),
+    ("<|channel>thought", "<channel|>"),
+)
+
+
+def without_thoughts(text: str) -> str:
+    """What stands behind the thoughts that a reply begins with; the text as it is where one does not end.
+
+    The first may lack its opening mark, which is in the prompt of some models.
+    """
+    text = text.strip()
+    head, closed, tail = text.partition(THINK[1])
+    if closed and not any(head.startswith(opened) for opened, _ in _THOUGHTS):
+        text = tail.lstrip()
+    while True:
+        close = next((close for opened, close in _THOUGHTS if text.startswith(opened)), None)
+        if close is None or close not in text:
+            return text
+        text = text.partition(close)[2].lstrip()
+
+
 _FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 
 
@@ -69,9 +93,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def parse(text: str) -> Verdict:
     """Read a verdict: one JSON object with exactly the keys ``safe`` and ``refusal``, both true or false.
 
-    One code fence around it is allowed; a further key, a key that stands twice, a number or a string is not.
+    Thoughts in front of it, if they are closed, and one code fence around it are allowed; a further key, a key that
+    stands twice, a number or a string is not.
     """
-    body = text.strip()
+    body = without_thoughts(text)
     fenced = _FENCED.fullmatch(body)
     try:
         said = json.loads(fenced[1] if fenced else body, object_pairs_hook=_once)
