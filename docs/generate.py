@@ -22,7 +22,7 @@ from axolotl_safety.config.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
 from axolotl_safety.data.examples import ADAPTERS
 
 TARGET = Path(__file__).with_name("configuration.md")
-_NOT_BY_HAND = {"per_dataset"}
+_NOT_BY_HAND = {"per_dataset", "command_line"}
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 # Texts that must be one of these.
 _NAMED = {"guard.family": family_words(), "engine.backend": ("auto", *BACKENDS)}

@@ -159,7 +159,7 @@ def test_a_full_disk_under_the_figures_is_no_traceback(tmp_path, monkeypatch):
     config_file.write_text("{}")
     figures = dict.fromkeys(("hash", "models", "figures", "comparisons", "safety_tax"), "")
     shown = []
-    monkeypatch.setattr(load, "final_config", lambda _: DictDefault({"safety": {"work_dir": str(tmp_path / "work")}}))
+    monkeypatch.setattr(load, "final_config", lambda *_: DictDefault({"safety": {"work_dir": str(tmp_path / "work")}}))
     monkeypatch.setattr(evaluation, "evaluate", lambda *_: evaluation.Evaluated(figures, tmp_path))
     monkeypatch.setattr(report, "show", shown.append)
     done = CliRunner().invoke(cli.main, [str(config_file), "--json", "/dev/full"])

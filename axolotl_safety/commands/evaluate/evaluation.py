@@ -18,6 +18,7 @@ from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.engines.base import Engine, Sampling
 from axolotl_safety.engines.choose import choose_backend, start_engine
 from axolotl_safety.guards.judge import Guard, ModelGuard, load_guards
+from axolotl_safety.pipeline.identity import run_of
 from axolotl_safety.pipeline.inputs import target_fingerprint
 from axolotl_safety.pipeline.manifest import versions
 from axolotl_safety.pipeline.sampling import family_preset
@@ -101,7 +102,8 @@ def _evaluate(
     measured = measure(sets, responses, harm_judge)
     for task in tasks:
         measured += [run_task(task, model, tokens, sampling, safety, work_dir) for model in models]
-    training, about = training_prompts(cfg, work_dir)
+    run = run_of(cfg)
+    training, about = training_prompts(cfg, work_dir, run)
     prompts = {(one.spec.axis, one.spec.name, item.item_id): item.row_prompt for one in sets for item in one.items}
     shared = overlaps(training, prompts) if training is not None else {}
 
@@ -120,7 +122,7 @@ def _evaluate(
         "training_data": about,
         "versions": versions(),
     }
-    return Evaluated(results, write_results(work_dir, results, responses, shared))
+    return Evaluated(results, write_results(work_dir, results, responses, shared, run))
 
 
 def _load_sets(

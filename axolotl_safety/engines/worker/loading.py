@@ -107,7 +107,7 @@ def _with_adapter(model: nn.Module, folder: str, merge: bool) -> nn.Module:
 
         rows = _trained_vocabulary(model, folder)
         if rows is not None and rows != model.get_input_embeddings().weight.shape[0]:
-            # As training did; new rows that the adapter does not bring are the mean of the old ones, as they were there.
+            # As training did; new rows that the adapter lacks are the mean of the old ones, as they were there.
             model.resize_token_embeddings(rows)
         ends = _ends(model)
         adapted = PeftModel.from_pretrained(model, folder)
