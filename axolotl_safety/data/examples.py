@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -21,7 +20,6 @@ Row = Mapping[str, Any]
 
 # Safety-Tax (arXiv 2503.00555): the fixed thought of its DirectRefusal set.
 DIRECT_REFUSAL_THOUGHT = "I should not answer this question!"
-_QUESTION_ANSWER = re.compile(r"\s*Question:\s*(.+?)\s*Answer:\s*(.+?)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -101,15 +99,25 @@ def _response(text: str) -> tuple[str, str]:
     return thought, answer
 
 
+def _question_and_answer(refusal: str) -> tuple[str, str]:
+    """Both parts of ``Question: ... Answer: ...``; a text of another form has neither."""
+    text = refusal.strip()
+    if not text.startswith("Question:"):
+        return "", ""
+    rest = text.removeprefix("Question:").lstrip()
+    end = rest.find("Answer:", 1)  # a question has one letter at least
+    return (rest[:end].rstrip(), rest[end:].removeprefix("Answer:").strip()) if end > 0 else ("", "")
+
+
 def _direct_refusal(row: Row) -> Fields:
     refusal, prompt = _text(row, "refusal"), row.get("prompt")
     if isinstance(prompt, str) and refusal.startswith(head := f"Question: {prompt}"):
         answer = refusal.removeprefix(head).strip()  # the prompt's own text may hold "Answer:"
         if answer.startswith("Answer:") and answer.removeprefix("Answer:").strip():
             return Fields(prompt, DIRECT_REFUSAL_THOUGHT, answer.removeprefix("Answer:").strip(), "harmful")
-    match = _QUESTION_ANSWER.fullmatch(refusal)
-    if match and match.group(2).strip():
-        return Fields(match.group(1), DIRECT_REFUSAL_THOUGHT, match.group(2), "harmful")
+    question, answer = _question_and_answer(refusal)
+    if question and answer:
+        return Fields(question, DIRECT_REFUSAL_THOUGHT, answer, "harmful")
     if isinstance(prompt, str) and refusal.strip() and "Answer:" not in refusal:
         return Fields(_text(row, "prompt"), DIRECT_REFUSAL_THOUGHT, refusal.strip(), "harmful")
     raise RowError("unreadable_refusal")
