@@ -20,8 +20,10 @@ class SafetyPlugin(BasePlugin):
     def register(self, cfg: DictDefault) -> None:
         """Check the raw YAML and lift the datasets' own blocks; cheap, and the same when called again."""
         from axolotl_safety.config.validate import prepare_config
+        from axolotl_safety.util.shown import show_plainly
         from axolotl_safety.util.terminal import log_plainly
 
+        show_plainly()
         logger = logging.getLogger("axolotl_safety")
         logger.setLevel(logging.INFO)
         log_plainly(logger)
