@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,10 @@ class SafetyPlugin(BasePlugin):
         if not self._named:
             return
         from axolotl_safety.config.validate import prepare_config
+        from axolotl_safety.util.shown import show_plainly
         from axolotl_safety.util.terminal import log_plainly
 
+        show_plainly()
         logger = logging.getLogger("axolotl_safety")
         logger.setLevel(logging.INFO)
         log_plainly(logger)
@@ -58,6 +61,7 @@ class SafetyPlugin(BasePlugin):
         from axolotl_safety.commands.plan.gate import check_plan
         from axolotl_safety.commands.report.page import try_report
         from axolotl_safety.config.section import our_entries, section
+        from axolotl_safety.pipeline.identity import run_of
         from axolotl_safety.pipeline.ranks import once
         from axolotl_safety.pipeline.stage import check_adapter_below, config_hash, run_stage
         from axolotl_safety.util.errors import NothingAccepted
@@ -73,30 +77,32 @@ class SafetyPlugin(BasePlugin):
             return
         check_adapter_below(cfg)
         safety = section(cfg)
-        work_dir = Path(safety.work_dir)
+        work_dir, run = Path(safety.work_dir), run_of(cfg)
         check_writable(work_dir)
 
         def work() -> dict[str, Any]:
             try:
                 outputs = run_stage(cfg, gate=check_plan)
             except NothingAccepted:  # then more than ever
-                try_report(work_dir)
+                try_report(work_dir, run)
                 raise
-            try_report(work_dir)
+            try_report(work_dir, run)
             return {str(index): output for index, output in outputs.items()}
 
-        command = f"axolotl {'preprocess' if preprocess else 'train'} {cfg.axolotl_config_path}"
-        with interruptible(command):
+        command = ["axolotl", "preprocess" if preprocess else "train", str(cfg.axolotl_config_path)]
+        with interruptible(shlex.join([*command, *safety.command_line])):
             outputs = once(work_dir, config_hash(cfg, safety), work)
         for index, output in outputs.items():
             cfg.datasets[int(index)] = DictDefault({"path": output["train"], "type": None})
 
     def get_training_args(self, cfg: DictDefault) -> dict[str, Any] | None:
         """What TRL renders prompts with under ``rl:``; Axolotl keeps ``chat_template_kwargs`` to its own rows there."""
+        if not cfg.rl or not names_us(cfg):
+            return None
         from axolotl_safety.config.grpo_conflicts import serves_trainer
         from axolotl_safety.config.section import section, template_kwargs
 
-        if not cfg.rl or not serves_trainer(cfg):
+        if not serves_trainer(cfg):
             return None
         values = template_kwargs(cfg, section(cfg))
         return {"chat_template_kwargs": values} if values else None

@@ -31,7 +31,7 @@ COMPATIBILITY = Path(__file__).with_name("compatibility.md")
 RUNS = Path(__file__).with_name("runs")
 _BEGIN, _END = "<!-- runs, by `make docs` -->", "<!-- end of runs -->"
 _SHOWN = ("axolotl", "python", "torch", "transformers", "trl", "peft", "datasets", "ray")
-_NOT_BY_HAND = {"per_dataset"}
+_NOT_BY_HAND = {"per_dataset", "command_line"}
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 # Texts that must be one of these.
 _NAMED = {"guard.family": family_words(), "engine.backend": ("auto", *BACKENDS)}

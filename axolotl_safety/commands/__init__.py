@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
 
+from axolotl_safety.util.shown import TRACEBACK
 from axolotl_safety.util.terminal import PlainError
 from axolotl_safety.util.version import __version__
 
@@ -17,6 +19,8 @@ def shown_plainly(*others: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (PlainError, *others) as error:
+        if os.environ.get(TRACEBACK) == "1":
+            raise
         raise click.ClickException(str(error)) from error
 
 

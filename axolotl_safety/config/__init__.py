@@ -188,6 +188,10 @@ class SafetyConfig(Strict):
         (), description="filled from the datasets' own `safety:` blocks; not to be written by hand"
     )
 
+    command_line: tuple[str, ...] = Field(
+        (), description="filled from the options that override the YAML; not to be written by hand"
+    )
+
     def options_of(self, index: int) -> DatasetOptions:
         """The own block of the dataset entry at this place; one without keys where it has none."""
         return (self.per_dataset[index] if index < len(self.per_dataset) else None) or DatasetOptions()

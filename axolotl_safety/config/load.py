@@ -14,10 +14,18 @@ from axolotl_safety.util.errors import ConfigError
 from axolotl_safety.util.releases import PLUGIN, installed_plugins_load, names_us
 
 from . import types
+from .command_line import override
 
 
-def validated_config(path: Path, capabilities: Mapping[str, Any] | None = None) -> Any:
+def validated_config(
+    path: Path, capabilities: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Any:
     """The config of a YAML after Axolotl's validation, which asks this machine for a GPU unless it is told of one.
+
+    Args:
+        path: the YAML.
+        capabilities: of the GPU that is planned for.
+        overrides: keys that the command line sets; ``parent__child`` for one in a block.
 
     Raises:
         ConfigError: the file cannot be read, does not list the plugin, or Axolotl does not accept it.
@@ -41,6 +49,7 @@ def validated_config(path: Path, capabilities: Mapping[str, Any] | None = None) 
         )
     cfg = DictDefault(raw)
     cfg.axolotl_config_path = str(path)
+    override(cfg, overrides or {})
     prepare_plugins(cfg)
     found, environment = gpu_capabilities()
     try:
@@ -49,7 +58,7 @@ def validated_config(path: Path, capabilities: Mapping[str, Any] | None = None) 
         raise ConfigError(f"Axolotl does not accept {str(path)!r}: {error}") from error
 
 
-def final_config(path: Path) -> Any:
+def final_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Any:
     """The config as training gets it on this machine: validated, defaults resolved, known to the plugin.
 
     Raises:
@@ -58,7 +67,7 @@ def final_config(path: Path) -> Any:
     from axolotl.cli.config import plugin_set_cfg
     from axolotl.utils.config import normalize_config
 
-    cfg = validated_config(path)
+    cfg = validated_config(path, overrides=overrides)
     normalize_config(cfg)
     plugin_set_cfg(cfg)
     return cfg

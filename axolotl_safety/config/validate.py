@@ -10,14 +10,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from axolotl_safety.util.errors import ConfigError
+from axolotl_safety.util.errors import ConfigError, nearest
 
 from . import PREFIX, SECTION, DatasetOptions, SafetyConfig, types
+from .command_line import command_line
 from .grpo_conflicts import GRPO_TYPE, check_rl
 from .kl_conflicts import check_kl
 from .work_dir import LATEST
 
-_OWN_KEYS = frozenset(SafetyConfig.model_fields) - {"seed", "max_rows", "sampling"}
+# Modes in which Axolotl leaves out rows that were made for this training, or cannot train on them.
+_NOT_TRAINED = {
+    "pretraining_dataset": "Axolotl then trains on that dataset alone, and not on `datasets:`. Train in two runs.",
+    "streaming": "The rows are all on the disk when training begins, so there is nothing to stream. Remove streaming.",
+    "reward_model": "Rows for supervised fine-tuning hold no pairs to compare. Train it in a YAML of its own.",
+    "process_reward_model": "Rows for supervised fine-tuning hold no judged steps. Train it in a YAML of its own.",
+}
 
 
 def prepare_config(cfg: Any) -> None:
@@ -35,6 +42,7 @@ def prepare_config(cfg: Any) -> None:
     raw = raw.to_dict() if hasattr(raw, "to_dict") else raw or {}
     if not isinstance(raw, dict):
         raise ConfigError(f"{SECTION}: must be a mapping of keys, not {raw!r}.")
+    overrides = command_line(cfg) if "command_line" not in raw else raw["command_line"]  # Ray's workers ask again
     blocks = [_lift(entry) for entry in cfg.get("datasets") or []]
     if any(block is not None for block in blocks):
         raw = {**raw, "per_dataset": blocks}
@@ -45,23 +53,31 @@ def prepare_config(cfg: Any) -> None:
     if checked.kl is not None:
         check_kl(cfg, checked.kl, any(_is_ours(entry) for entry in cfg.get("datasets") or []))
     check_rl(cfg, checked)
+    _check_modes(cfg)
     raw = {**raw, "work_dir": str(Path(checked.work_dir).expanduser().absolute())}
-    cfg[SECTION] = raw
-    _stamp_cache_key(cfg, raw)
+    _stamp_cache_key(cfg, {key: value for key, value in raw.items() if key != "command_line"})
+    cfg[SECTION] = {**raw, "command_line": list(overrides)}
 
 
 def _check_section_name(cfg: Any) -> None:
     from axolotl.utils.schemas.config import AxolotlInputConfig
 
     known = set(AxolotlInputConfig.model_fields) | {SECTION}
-    for key, value in cfg.items():
-        if key in known:
-            continue
-        near = difflib.get_close_matches(str(key).lower(), [SECTION, "axolotl_safety"], n=1, cutoff=0.65)
-        looks_like_ours = isinstance(value, dict) and bool(_OWN_KEYS & set(value))
-        if near or looks_like_ours:
+    for key in cfg:
+        # By its name alone: what is inside may be another tool's, or anchors that our section takes its values from.
+        if key not in known and nearest(str(key).lower(), [SECTION, "axolotl_safety"], 0.65):
             raise ConfigError(
                 f"unknown top-level key {key!r}: did you mean {SECTION!r}? Axolotl would silently ignore it."
+            )
+
+
+def _check_modes(cfg: Any) -> None:
+    ours = [entry for entry in cfg.get("datasets") or [] if str(_get(entry, "type")) in types()]
+    for key, way_out in _NOT_TRAINED.items():
+        if ours and cfg.get(key):
+            raise ConfigError(
+                f"{key}: {cfg.get(key)!r} does not go with datasets: {_get(ours[0], 'path')!r} of type "
+                f"{_get(ours[0], 'type')}, whose rows would not be trained on. {way_out}"
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -20,7 +19,6 @@ Row = Mapping[str, Any]
 
 # Safety-Tax (arXiv 2503.00555): the fixed thought of its DirectRefusal set.
 DIRECT_REFUSAL_THOUGHT = "I should not answer this question!"
-_QUESTION_ANSWER = re.compile(r"\s*Question:\s*(.+?)\s*Answer:\s*(.+?)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -125,6 +123,16 @@ def _nothing() -> tuple[str, str]:
     return "", ""
 
 
+def _parts(refusal: str) -> tuple[str, str]:
+    """Both parts of ``Question: ... Answer: ...``; a text of another form has neither."""
+    text = refusal.strip()
+    if not text.startswith("Question:"):
+        return "", ""
+    rest = text.removeprefix("Question:").lstrip()
+    end = rest.find("Answer:", 1)  # a question has one letter at least
+    return (rest[:end].rstrip(), rest[end:].removeprefix("Answer:").strip()) if end > 0 else ("", "")
+
+
 def _direct_refusal(row: Row) -> Fields:
     try:
         prompt, answer = _question_and_answer(row)
@@ -146,9 +154,9 @@ def _question_and_answer(row: Row) -> tuple[str, str]:
         answer = refusal.removeprefix(head).strip()  # the prompt's own text may hold "Answer:"
         if answer.startswith("Answer:") and answer.removeprefix("Answer:").strip():
             return prompt, answer.removeprefix("Answer:").strip()
-    match = _QUESTION_ANSWER.fullmatch(refusal)
-    if match and match.group(2).strip():
-        return match.group(1), match.group(2)
+    question, answer = _parts(refusal)
+    if question and answer:
+        return question, answer
     if isinstance(prompt, str) and refusal.strip() and "Answer:" not in refusal:
         return _text(row, "prompt"), refusal.strip()
     raise RowError("unreadable_refusal")

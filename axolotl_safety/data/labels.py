@@ -72,10 +72,13 @@ def row_categories(row: Mapping[str, Any], column: str | None = None) -> tuple[s
     return ()
 
 
+_LETTERS = re.compile(r"[a-z]+")
+
+
 def _meaning(text: str) -> FoundLabel:
     found = set()
     negated = False
-    for word in re.findall(r"[a-z]+", text.lower()):
+    for word in _LETTERS.findall(text.lower()):
         if word in _HARMFUL or word in _BENIGN:
             found.add((word in _HARMFUL) != negated)
         negated = word in _NEGATIONS

@@ -9,10 +9,15 @@ from fractions import Fraction
 
 from axolotl_safety.config.evaluation import MathJudge
 
-_HASHES = re.compile(r"####\s*(.+?)\s*$", re.MULTILINE)
-_BOXED = re.compile(r"\\boxed\s*\{")
+# A model's text may be long and hostile: nothing here may try the same characters again and again, so repetitions that
+# could give back what they took are possessive.
+_HASHES = re.compile(r"####\s*+(\S.*)")
+_BRACES = re.compile(r"\\boxed\s*+\{|[{}]")
 _NUMBER = re.compile(r"(?<![\w.])[-\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?")
-_BARE = re.compile(r"\s*[$\u20ac\u00a3]?\s*([-\u2212+]?[\d,]*\.?\d+(?:/\d+)?)\s*%?\s*\.?\s*")
+_BARE = re.compile(r"\s*+[$\u20ac\u00a3]?+\s*+([-\u2212+]?+[\d,]*+(?:\.\d++|(?<=\d))(?:/\d++)?+)\s*+%?+\s*+\.?+\s*+")
+_BLANKS = re.compile(r"\s+")
+_LONGEST_NUMBER = 4300  # digits that Python turns into an integer (sys.int_info.default_max_str_digits)
+_LONGEST_FORMULA = 2000  # characters of an answer that math-verify is given
 
 
 def gold_answer(reference: str) -> str | None:
@@ -24,9 +29,9 @@ def gold_answer(reference: str) -> str | None:
     Returns:
         The answer as written, None where the row has none. The reference comes without its thought.
     """
-    marked = _HASHES.findall(reference) or _boxed(reference)
-    if marked:
-        return marked[-1].strip() or None
+    marked = _marked(reference)
+    if marked is not None:
+        return marked.strip() or None
     bare = _BARE.fullmatch(reference)
     return bare.group(1) if bare else None
 
@@ -37,31 +42,47 @@ def reaches(answer: str, gold: str) -> bool:
     The answer's own mark counts if it has one, else its last number. Numbers are compared as numbers, other answers
     by math-verify where that package is installed, else as text without blanks.
     """
-    said = next(reversed(_HASHES.findall(answer) or _boxed(answer) or _NUMBER.findall(answer)), None)
+    said = _marked(answer)
+    if said is None:
+        said = next(reversed(_NUMBER.findall(answer)), None)
     wanted, given = _value(gold), _value(said) if said is not None else None
     if wanted is not None and given is not None:
         return wanted == given
-    if said is not None and re.sub(r"\s", "", said) == re.sub(r"\s", "", gold):
+    if said is not None and _BLANKS.sub("", said) == _BLANKS.sub("", gold):
         return True
     return bool(_math_verify(answer, gold))
 
 
-def _boxed(text: str) -> list[str]:
-    """What stands in each closed ``\\boxed{...}``, braces inside included."""
-    found = []
-    for match in _BOXED.finditer(text):
-        depth = 1
-        for end in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                found.append(text[match.end() : end])
-                break
-    return found
+def _marked(text: str) -> str | None:
+    """What the last mark of a text marks."""
+    hashes = _HASHES.findall(text)
+    return hashes[-1].rstrip() if hashes else _boxed(text)
+
+
+def _boxed(text: str) -> str | None:
+    """What stands in the last closed ``\\boxed{...}``, braces inside included, None where there is none."""
+    opened: list[int | None] = []  # where each open brace's content begins; None for one that is no box
+    last = (-1, -1)
+    for match in _BRACES.finditer(text):
+        if match[0] != "}":
+            opened.append(None if match[0] == "{" else match.end())
+        elif opened and (begin := opened.pop()) is not None:
+            last = max(last, (begin, match.start()))
+    return text[slice(*last)] if last[0] >= 0 else None
+
+
+def _short(answer: str) -> str:
+    """The end of an answer, with its last box if that stands before it: what math-verify reads, it reads many times."""
+    if len(answer) <= _LONGEST_FORMULA:
+        return answer
+    tail, box = answer[-_LONGEST_FORMULA:], _boxed(answer)
+    ahead = box is not None and len(box) <= _LONGEST_FORMULA and _boxed(tail) is None
+    return f"\\boxed{{{box}}}\n{tail}" if ahead else tail
 
 
 def _value(text: str) -> Fraction | None:
     bare = _BARE.fullmatch(text)
-    if not bare:
+    if not bare or len(bare.group(1)) > _LONGEST_NUMBER:
         return None
     try:
         return Fraction(bare.group(1).replace(",", "").replace("\u2212", "-"))
@@ -79,21 +100,21 @@ def _math_verify(answer: str, gold: str) -> bool | None:
         return None  # its time limits use signals, which only the main thread gets, and without them it may hang
     try:
         wanted = parse(f"${gold}$")
-        return bool(wanted and verify(wanted, parse(answer)))
+        return bool(wanted and verify(wanted, parse(_short(answer))))
     except Exception:  # whatever a foreign parser makes of model output: not shown to be right
         return False
 
 
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
-_IGNORED = (re.compile(","), re.compile(r"\$"), re.compile(r"(?s).*#### "), re.compile(r"\.$"))
+_LAST_DOT = re.compile(r"\.$")
 _LATEX = re.compile(r"\\|\$")
 
 
 def _plain(text: str) -> str:
-    for pattern in _IGNORED:
-        text = pattern.sub("", text)
-    return text.lower()
+    """Without what lm-eval's task ignores: commas, dollar signs, all up to the last ``#### ``, a last dot."""
+    text = text.replace(",", "").replace("$", "").rpartition("#### ")[2]
+    return _LAST_DOT.sub("", text).lower()
 
 
 def strict(answer: str, gold: str) -> bool:
@@ -118,7 +139,7 @@ def math_verify(answer: str, gold: str) -> bool:
     from math_verify import parse, verify
 
     formula = gold if _LATEX.search(gold) else f"\\boxed{{{gold_answer(gold) or gold}}}"
-    return bool(verify(gold=parse(formula), target=parse(answer)))
+    return bool(verify(gold=parse(formula), target=parse(_short(answer))))
 
 
 def marked(answer: str, gold: str) -> bool:

@@ -13,12 +13,14 @@ from typing import Any, BinaryIO
 from axolotl_safety.util.errors import ConfigError, ModelError
 
 from .base import ModelSpec
+from .gpu.stored import StoredWeights, stored_weights
 
 _WHOLE_FILE_BYTES = 64 << 20
 _SAMPLE_BYTES = 1 << 20
 _SAMPLES = 16
 _TENSOR_BYTES = 4096
 _LONGEST_HEADER = 100_000_000  # what the safetensors format allows
+ADAPTER_CONFIG = "adapter_config.json"
 # Code of a model's own runs only where the user trusts it, and then decides what is sampled.
 _HASHED = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "*.bin", "*.py")
 
@@ -37,6 +39,7 @@ class ModelFiles:
             (``qwen3`` for qwen3_moe too).
         ends: ids that end a turn, by the file that says so.
         own_ids: size of its vocabulary before the YAML adds tokens to it; None where none are added.
+        stored: what the checkpoint's weights are quantised to already, None where they are not.
     """
 
     spec: ModelSpec
@@ -50,6 +53,7 @@ class ModelFiles:
     config: Any = None
     ends: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     own_ids: int | None = None
+    stored: StoredWeights | None = None
 
 
 def _sample(path: Path) -> bytes:
@@ -145,11 +149,17 @@ def load_model_files(
         quantization: passed on to the engine.
 
     Raises:
-        ConfigError: the model is not there, gated, or has no weights.
+        ConfigError: the model is not there, gated, has no weights, or is an adapter; or it is quantised already in
+            another way than the engine is told.
     """
     from transformers import AutoConfig, AutoTokenizer
 
     local = Path(name)
+    if (local / ADAPTER_CONFIG).is_file() and not _holds_whole_model(local):
+        raise ConfigError(
+            f"{role} {name!r} is an adapter ({ADAPTER_CONFIG} without a model's config and weights), not a whole "
+            f"model. Merge it (axolotl merge-lora) and give the merged folder{_below(local / ADAPTER_CONFIG)}."
+        )
     if local.is_dir() and not any(local.glob("*.safetensors")) and not any(local.glob("*.bin")):
         raise ConfigError(f"{role} {name!r} is a folder without weights (*.safetensors). Point it at a checkpoint.")
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -158,6 +168,12 @@ def load_model_files(
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_name or name, **options)
     except (OSError, ValueError) as error:
         raise _explain(name, role, error) from error
+    stored = stored_weights(name, config, revision)
+    if stored is not None and quantization is not None and stored.method != quantization:
+        raise ConfigError(
+            f"safety.engine.quantization: {quantization}, but {role} {name!r} is quantised already ({stored}), and an "
+            "engine loads it as it is. Remove the key, or give the checkpoint that is not quantised."
+        )
     ends = _ends(name, revision, tokenizer)
     fingerprint = _fingerprint(name, role, tokenizer_name, revision)
     path = str(local.resolve()) if local.is_dir() else name
@@ -174,7 +190,22 @@ def load_model_files(
         family=_family(text_config, tokenizer),
         config=config,
         ends=ends,
+        stored=stored,
     )
+
+
+def _holds_whole_model(folder: Path) -> bool:
+    weights = {path.name for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern)}
+    own = {name for name in weights if not name.startswith(("adapter_", "training_args", "optimizer", "scheduler"))}
+    return (folder / "config.json").is_file() and bool(own)
+
+
+def _below(config: Path) -> str:
+    try:
+        base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        base = None
+    return f", or give the model that it was trained on: {base!r}" if base else ""
 
 
 def _ends(name: str, revision: str | None, tokenizer: Any) -> dict[str, tuple[int, ...]]:

@@ -128,7 +128,7 @@ def _load_model_guard(config: GuardConfig, key: str) -> ModelGuard:
 
 
 def check_remote(guards: Sequence[Guard]) -> None:
-    """See to it, before anything expensive starts, that the judges behind an endpoint can be asked.
+    """See to it, before anything expensive starts, that the judges behind an endpoint can be asked and understood.
 
     Raises:
         ConfigError: one cannot.
@@ -136,6 +136,7 @@ def check_remote(guards: Sequence[Guard]) -> None:
     for guard in guards:
         if isinstance(guard, OpenAIJudge):
             guard.client.check()
+            guard.client.probe()
 
 
 async def judge(

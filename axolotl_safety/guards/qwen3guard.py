@@ -61,7 +61,7 @@ def render(prompt: str, response: str) -> str:
 
 _VERDICT = re.compile(
     r"Safety:[ \t]*(?P<level>Safe|Unsafe|Controversial)[ \t]*"
-    r"\n+Categories:[ \t]*(?P<categories>[^\n]+?)[ \t]*"
+    r"\n+Categories:(?P<categories>[^\n]+)"
     r"(?:\n+Refusal:[ \t]*(?P<refusal>Yes|No)[ \t]*)?"
 )
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from axolotl_safety.config import SafetyConfig
 from axolotl_safety.config.section import section
-from axolotl_safety.config.work_dir import LATEST, REPORT
+from axolotl_safety.config.work_dir import LATEST, REPORT, of_run
 from axolotl_safety.engines.base import Engine, EngineFigures
 from axolotl_safety.engines.choose import backend_named, start_engine
 from axolotl_safety.engines.gpu.given_back import require_given_back
@@ -29,14 +29,12 @@ from axolotl_safety.util.errors import ConfigError, NothingAccepted
 from axolotl_safety.util.files import write_atomically, writing_in
 from axolotl_safety.util.loop import run_async
 
+from .identity import TOKENIZER_KEYS, run_of
 from .inputs import StageInputs, stage_inputs
 from .manifest import entry_manifest, log_funnel, record_run, warnings_of
 from .writer import write_dataset
 
 LOG = logging.getLogger(__name__)
-# Axolotl's keys that change how the target is asked and where its responses end.
-_TOKENIZER_KEYS = ("chat_template", "chat_template_jinja", "chat_template_kwargs", "special_tokens", "tokens")
-_TOKENIZER_KEYS += ("eot_tokens", "default_system_message", "tokenizer_config")
 Gate = Callable[[Any, StageInputs, dict[str, Journal]], Any]
 
 
@@ -58,7 +56,7 @@ def check_adapter_below(cfg: Any) -> None:
 def config_hash(cfg: Any, safety: SafetyConfig) -> str:
     """Hash of what the stage is asked to do, for telling launches apart (not for caching)."""
     datasets = [dict(entry) for entry in cfg.datasets or []]
-    asked = {name: cfg.get(name) for name in _TOKENIZER_KEYS if cfg.get(name)}
+    asked = {name: cfg.get(name) for name in TOKENIZER_KEYS if cfg.get(name)}
     parts = [cfg.base_model, safety.model_dump(), datasets, *([asked] if asked else [])]
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -88,7 +86,7 @@ def run_stage(
             written.
     """
     started = time.monotonic()
-    inputs = stage_inputs(cfg, section(cfg))
+    inputs, run = stage_inputs(cfg, section(cfg)), run_of(cfg)
     with writing_in(inputs.work_dir):
         journals = inputs.open_journals()
 
@@ -103,7 +101,7 @@ def run_stage(
         finally:
             record_run(inputs.work_dir, inputs.backend, queue)
         figures = queue.engine.figures if queue.engine else EngineFigures()
-        outputs = _deliver(selected, answered, queue, figures, started)
+        outputs = _deliver(selected, answered, queue, figures, started, run)
     require_given_back(figures)  # last, so that the next run finds everything done
     return outputs
 
@@ -170,7 +168,7 @@ def model_record(inputs: StageInputs) -> dict[str, Any]:
 
 
 def _deliver(
-    inputs: StageInputs, answered: Answered, queue: WorkQueue, figures: EngineFigures, started: float
+    inputs: StageInputs, answered: Answered, queue: WorkQueue, figures: EngineFigures, started: float, run: str
 ) -> dict[int, dict[str, Any]]:
     """Write what Axolotl loads, and say what became of the rows."""
     work_dir, kl = inputs.work_dir, inputs.safety.kl is not None
@@ -187,7 +185,8 @@ def _deliver(
         LOG.info("%s: %d rows in %s", entry.source.name, trained, train if trained else train.parent)
         outputs[entry.index] = {"hash": digest, "train": str(train), "rows": trained}
     latest = {index: output["hash"] for index, output in outputs.items()}
-    write_atomically(work_dir / LATEST, json.dumps(latest).encode() + b"\n")
+    for name in (of_run(LATEST, run), LATEST):
+        write_atomically(work_dir / name, json.dumps(latest).encode() + b"\n")
     if nothing:
         raise NothingAccepted(
             f"{' '.join(nothing)} There is nothing to train on. Look at the samples in {work_dir / REPORT}; try "

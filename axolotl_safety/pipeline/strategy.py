@@ -13,6 +13,7 @@ from axolotl.prompt_tokenizers import DatasetWrappingStrategy
 
 from axolotl_safety.config.section import require_plugin
 from axolotl_safety.util.errors import ConfigError
+from axolotl_safety.util.shown import show_plainly
 
 
 class FinishedDataset(DatasetWrappingStrategy):
@@ -58,5 +59,6 @@ def load(tokenizer: Any, cfg: Any, ds_cfg: Any = None) -> FinishedDataset:
     Raises:
         ConfigError: the YAML does not list the plugin.
     """
+    show_plainly()  # without the plugin, nobody has yet
     require_plugin(f"type {ds_cfg.type}")
     return FinishedDataset(cfg, ds_cfg)

@@ -9,7 +9,8 @@ import unicodedata
 _KEPT = "\n\t"
 _USER = re.compile(r"(?<=://)[^/?#\s]+(?=@)")  # user and password of an address; a password may hold an @
 _KEY = re.compile(  # in its query or fragment, by name
-    r"([?&;#][^=&;#\s]*(?:token|key|secret|pass|pwd|sig|credential|auth)[^=&;#\s]*=)[^&;#\s'\"]+", re.IGNORECASE
+    r"([?&;#](?=[^=?&;#\s]*?(?:token|key|secret|pass|pwd|sig|credential|auth))[^=?&;#\s]*+=)[^&;#\s'\"]+",
+    re.IGNORECASE,
 )
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 

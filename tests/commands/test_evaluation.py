@@ -6,16 +6,19 @@ import csv
 import errno
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from axolotl.utils.dict import DictDefault
 from click.testing import CliRunner
 from pydantic import ValidationError
+from safetensors.numpy import save_file
 from support import evaluation as helpers
 from support import tiny
 from transformers import AutoTokenizer
@@ -156,7 +159,7 @@ def test_a_full_disk_under_the_figures_is_no_traceback(tmp_path, monkeypatch):
     config_file.write_text("{}")
     figures = dict.fromkeys(("hash", "models", "figures", "comparisons", "safety_tax"), "")
     shown = []
-    monkeypatch.setattr(load, "final_config", lambda _: DictDefault({"safety": {"work_dir": str(tmp_path / "work")}}))
+    monkeypatch.setattr(load, "final_config", lambda *_: DictDefault({"safety": {"work_dir": str(tmp_path / "work")}}))
     monkeypatch.setattr(evaluation, "evaluate", lambda *_: evaluation.Evaluated(figures, tmp_path))
     monkeypatch.setattr(report, "show", shown.append)
     done = CliRunner().invoke(cli.main, [str(config_file), "--json", "/dev/full"])
@@ -214,6 +217,8 @@ def damage(folder: Path, what: str) -> None:
     if what == "no weights":
         (folder / "adapter_model.safetensors").unlink()
         (folder / "adapter_model.bin").write_bytes(b"x")
+    elif what == "damaged":
+        (folder / "adapter_model.safetensors").write_bytes(b"x" * 40)
     elif what == "type":
         (folder / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
     else:
@@ -221,13 +226,43 @@ def damage(folder: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "words"), [("no weights", "can run code"), ("type", "merge-lora"), ("no config", "neither an adapter")]
+    ("what", "words"),
+    [
+        ("no weights", "can run code"),
+        ("type", "merge-lora"),
+        ("no config", "neither an adapter"),
+        ("damaged", "cannot be read"),
+    ],
 )
 def test_a_folder_that_cannot_be_loaded_is_refused_before_any_engine(tmp_path, models, what, words):
     adapter = helpers.adapter_folder(tmp_path / "tuned", models("qwen3"))
     damage(adapter, what)
     cfg = helpers.config(tmp_path, models("qwen3"), helpers.write_sets(tmp_path, 4, 4, 4))
     with pytest.raises(ConfigError, match=words):
+        evaluate(cfg, (str(adapter),), make_engine=None)
+
+
+def test_a_model_with_tokens_of_its_own_besides_the_bases_is_asked_the_same_ids(tmp_path, models):
+    grown = shutil.copytree(models("qwen3"), tmp_path / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(grown)
+    tokenizer.add_tokens(["<|mine|>"])
+    tokenizer.save_pretrained(grown)
+    cfg = helpers.config(tmp_path, models("qwen3"), helpers.write_sets(tmp_path, 2, 2, 2))
+    start, engines = helpers.scripted(models("qwen3"), answer)
+    results = evaluate(cfg, (str(grown),), make_engine=start).results
+    assert [one["kind"] for one in results["models"]] == ["base", "model"]
+    assert [len(engine.seen) for engine in engines] == [6, 6]
+    assert {row["n"] for row in results["figures"]} == {2}
+
+
+def test_an_adapter_that_lm_eval_could_not_load_is_refused_before_anything_is_asked(tmp_path, models):
+    adapter = helpers.adapter_folder(tmp_path / "tuned", models("qwen3"))
+    tokens = len(AutoTokenizer.from_pretrained(models("qwen3")))
+    grown = {"base_model.model.model.embed_tokens.weight": np.zeros((tokens + 3, 2), dtype=np.float32)}
+    save_file(grown, adapter / "adapter_model.safetensors")
+    block = helpers.write_sets(tmp_path, 2, 2, 2) | {"reasoning": [{"lm_eval": "gsm8k"}]}
+    cfg = helpers.config(tmp_path, models("qwen3"), block)
+    with pytest.raises(ConfigError, match=f"left {tokens + 3} rows .* has {tokens} tokens.*merge-lora"):
         evaluate(cfg, (str(adapter),), make_engine=None)
 
 

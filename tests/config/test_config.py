@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import yaml
 from axolotl.utils.dict import DictDefault
 
 from axolotl_safety.config import SafetyConfig
@@ -54,10 +55,38 @@ def test_a_misspelt_section_is_refused(name):
         prepare_config(raw(**{name: {"seed": 1}}))
 
 
-def test_a_section_under_a_foreign_name_is_known_by_its_keys():
-    with pytest.raises(ConfigError, match="did you mean 'safety'"):
-        prepare_config(raw(alignment={"dgr": {"n": 2}}))
-    prepare_config(raw(my_plugin={"colour": "blue"}, save_safetensors=True))
+def test_a_mapping_under_a_foreign_name_is_anothers_whatever_it_holds(tmp_path):
+    text = """
+x-common: &common
+  guard: {model: builtin}
+  dgr: {n: 2}
+serving: {engine: vllm, choice: first, seed: 3}
+save_safetensors: true
+safety: {<<: *common, seed: 5}
+datasets: [{path: a.jsonl, type: axolotl_safety.dgr}]
+"""
+    cfg = DictDefault(yaml.safe_load(text))
+    prepare_config(cfg)
+    assert (section(cfg).dgr.n, section(cfg).seed, section(cfg).guard[0].model) == (2, 5, "builtin")
+
+
+@pytest.mark.parametrize(
+    ("mode", "value"),
+    [
+        ("pretraining_dataset", [{"path": "books.jsonl"}]),
+        ("pretraining_dataset", "books.jsonl"),
+        ("streaming", True),
+        ("reward_model", True),
+        ("process_reward_model", True),
+    ],
+)
+def test_modes_that_leave_our_rows_out_are_refused_where_there_are_any(mode, value):
+    with pytest.raises(ConfigError, match=f"{mode}: .*'x.jsonl' of type axolotl_safety.dgr, whose rows would not"):
+        prepare_config(raw(**{mode: value}))
+    others = raw(**{mode: value})
+    others.datasets = [DictDefault({"path": "x.jsonl", "type": "alpaca"})]
+    prepare_config(others)
+    prepare_config(raw(**{mode: None}))
 
 
 def test_blocks_are_lifted_once_and_survive_a_second_registration():

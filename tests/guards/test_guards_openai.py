@@ -208,19 +208,22 @@ def test_a_refused_key_ends_the_run_at_once(tmp_path, serve, status, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "reply",
+    ("reply", "asked"),
     [
-        (404, {}, {}),
-        (405, {}, {}),
-        (301, {}, {}),
-        (400, {"error": {"code": "unsupported_value", "param": "temperature"}}, {}),
+        ((404, {}, {}), 1),
+        ((405, {}, {}), 1),
+        ((301, {}, {}), 1),
+        ((400, {"error": {"code": "unsupported_value", "param": "messages"}}, {}), 1),
+        ((400, {"error": {"code": "unsupported_value", "param": "temperature"}}, {}), 2),  # once more without it
     ],
 )
-def test_a_wrong_path_or_model_ends_the_run_at_once(tmp_path, serve, reply):
+def test_a_wrong_path_or_model_ends_the_run_at_once(tmp_path, serve, reply, asked):
     server = serve(lambda user, times: reply)
     with pytest.raises(ConfigError, match="judge"):
         rule(tmp_path, [make(server.url, concurrency=1)], items(5))
-    assert len(server.asked) == 1 and b"failure" not in (tmp_path / "judge.jsonl").read_bytes()
+    assert len(server.asked) == asked and b"failure" not in (tmp_path / "judge.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="judge"):
+        check_remote([make(server.url)])
 
 
 def test_no_more_than_the_allowed_requests_are_under_way(tmp_path, serve):
@@ -403,3 +406,94 @@ def test_hosts_and_addresses():
 def test_guards_are_loaded_without_asking_anybody():
     (one,) = load_guards((GuardConfig(model="m", family="openai", base_url="http://127.0.0.1:9"),))
     assert isinstance(one, OpenAIJudge) and one.remote and not one.heuristic
+
+
+@pytest.mark.parametrize(
+    "thoughts",
+    [
+        '<think>\nThey ask about lamps. Perhaps {"safe": false}?\n</think>\n\n',
+        "They ask about lamps.\n</think>\n\n",  # the opening mark stands in the prompt
+        "<think></think><think>\nOnce more.</think>\n",
+        "[THINK]Lamps.[/THINK]",
+        " <reasoning>Lamps.</reasoning>\n```json\n",
+    ],
+)
+def test_closed_thoughts_before_a_verdict_are_read_over(thoughts):
+    tail = "\n```" if thoughts.endswith("json\n") else ""
+    assert openai_prompt.parse(thoughts + SAFE + tail) == openai_prompt.parse(SAFE)
+    assert not openai_prompt.parse(thoughts + UNSAFE + tail).safe
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>\nWell: {SAFE}",  # a thought that never ends holds no verdict
+        f"<think>a</think>{SAFE}<think>b</think>",
+        f"<think>a</think>{SAFE}</think>{UNSAFE}",
+        f"{SAFE}</think>",
+        f"<think>a</think>It is safe. {SAFE}",
+        "<think>a</think>",
+    ],
+)
+def test_what_is_not_only_a_verdict_behind_its_thoughts_is_none(text):
+    assert openai_prompt.parse(text).reason == "unparsable"
+
+
+def reasoning_model(body):
+    """As OpenAI's reasoning models answer: status 400 for a parameter that they do not take."""
+    for name, way in (("max_tokens", "Use 'max_completion_tokens' instead."), ("temperature", "Only 1 is supported.")):
+        if name in body:
+            text = f"Unsupported parameter: '{name}' is not supported with this model. {way}"
+            return 400, {"error": {"message": text, "code": "unsupported_parameter", "param": name}}, {}
+    return says(SAFE)
+
+
+@pytest.mark.parametrize("first", ["probe", "rows"])
+def test_parameters_that_a_server_does_not_take_are_had_otherwise_and_asked_once(tmp_path, serve, caplog, first):
+    server = serve(lambda user, times: reasoning_model(server.bodies[-1]))
+    judged = make(server.url, concurrency=1)
+    if first == "probe":
+        check_remote([judged])
+    rulings = rule(tmp_path, [judged], items(4))
+    assert {ruling.reason for ruling in rulings.values()} == {""}
+    refused = [body for body in server.bodies if "max_tokens" in body or "temperature" in body]
+    assert len(refused) == 2 and len(server.bodies) == 2 + 4 + (first == "probe")
+    assert all(body["max_completion_tokens"] == 64 for body in server.bodies[2:])
+    assert [record.levelname for record in caplog.records if "takes no temperature" in record.message] == ["WARNING"]
+
+
+def test_a_bare_message_about_a_parameter_is_understood_by_many_at_once(tmp_path, serve):
+    def reply(user, times):
+        with server.lock:
+            body = next(one for one in reversed(server.bodies) if one["messages"][1]["content"] == user)
+        if "max_tokens" in body:
+            return 400, {"error": {"message": "max_tokens is not supported, use max_completion_tokens"}}, {}
+        return says(SAFE)
+
+    server = serve(reply)
+    rulings = rule(tmp_path, [make(server.url, concurrency=4)], items(12))
+    assert {ruling.reason for ruling in rulings.values()} == {""}
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (says("Good morning to you!"), "answers 'Good morning to you!'.*not {\"safe\""),
+        (says("<think>Let me see", "length"), "cut off at 64 tokens.*max_new_tokens: 1024"),
+        (says(""), "answers ''"),
+        (says(SAFE, "content_filter"), "content_filter"),
+        ((400, {"error": {"code": "unsupported_value", "param": "messages"}}, {}), "cannot be asked in our way"),
+    ],
+)
+def test_a_judge_whose_verdict_cannot_be_read_stops_before_anything_is_made(serve, reply, words):
+    server = serve(lambda user, times: reply)
+    with pytest.raises(ConfigError, match=words):
+        check_remote([make(server.url)])
+    assert len(server.asked) == 1 and "Good morning!" in server.asked[0]
+
+
+@pytest.mark.parametrize("reply", [(503, {}, {}), (429, {}, {}), (200, None, {}), (400, {}, {}), (200, {}, {})])
+def test_a_judge_that_is_away_for_a_moment_is_no_reason_to_stop(serve, caplog, reply):
+    server = serve(lambda user, times: reply)
+    check_remote([make(server.url)])
+    assert "gave no verdict on a greeting" in caplog.text

@@ -208,7 +208,6 @@ NOISE = (
     '```json\n{"safe": true, "refusal": false}',
     '```json\n{"safe": true, "refusal": false}\n```\nIt is fine.',
     '```json\n{"safe": true, "refusal": false}\n```\n```json\n{"safe": false, "refusal": false}\n```',
-    '<think>hm</think>{"safe": true, "refusal": false}',
     '{"safe": {"safe": true, "refusal": true}}',
     *(
         "Safety: Safe",

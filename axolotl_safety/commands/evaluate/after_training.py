@@ -21,11 +21,12 @@ def evaluate_after_training(cfg: Any) -> None:
 
     The training is done and saved: whatever goes wrong here is said loudly and changes nothing about it.
     """
-    settings = section(cfg).eval
+    safety = section(cfg)
+    settings = safety.eval
     if settings is None or not settings.after_train or int(os.environ.get("RANK", "0")) != 0:
         return
     _release_gpu()
-    arguments = [str(cfg.axolotl_config_path), "--model", str(cfg.output_dir)]
+    arguments = [str(cfg.axolotl_config_path), *safety.command_line, "--model", str(cfg.output_dir)]
     again = shlex.join(["axolotl", "safety-eval", *arguments])
     LOG.info("training has ended; evaluating it: %s", again)
     try:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from axolotl_safety.commands import shown_plainly, version_option
-
-if TYPE_CHECKING:
-    pass
+from axolotl_safety.commands.overrides import OVERRIDES_HELP, config_options, given
 
 
-@click.command("safety-eval")
+@click.command("safety-eval", epilog=OVERRIDES_HELP)
 @click.argument("config", type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "--model",
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "json_file", default=None, help="Write the figures here instead of as the last line.")
 @version_option
-def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
+@config_options
+def main(config: str, models: tuple[str, ...], json_file: str | None, **overrides: Any) -> None:
     """Harm, over-refusal and reasoning of base and tuned model."""
     from axolotl.logging_config import configure_logging
 
@@ -39,9 +39,10 @@ def main(config: str, models: tuple[str, ...], json_file: str | None) -> None:
     from .evaluation import evaluate
     from .report import show
 
-    again = " ".join(["axolotl safety-eval", config, *(f"--model {one}" for one in models)])
     with shown_plainly():
-        cfg = final_config(Path(config))
+        cfg = final_config(Path(config), given(overrides))
+        named = [part for one in models for part in ("--model", one)]
+        again = shlex.join(["axolotl", "safety-eval", config, *section(cfg).command_line, *named])
         work_dir = Path(section(cfg).work_dir)
         check_writable(work_dir)
         with interruptible(again), exclusive(work_dir):

@@ -18,6 +18,7 @@ from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.engines.base import Engine, Sampling
 from axolotl_safety.engines.choose import choose_backend, start_engine
 from axolotl_safety.guards.judge import Guard, ModelGuard, load_guards
+from axolotl_safety.pipeline.identity import run_of
 from axolotl_safety.pipeline.inputs import target_fingerprint, target_tokens
 from axolotl_safety.pipeline.manifest import versions
 from axolotl_safety.pipeline.sampling import family_preset
@@ -29,7 +30,7 @@ from axolotl_safety.util.terminal import without_credentials
 from .figures import REFUSAL_JUDGE, HarmJudge, comparisons, figures, measure, safety_tax
 from .items import LoadedSet, load_set
 from .lm_eval_task import LmEvalTask, run_task, task_files
-from .models import EvalModel, eval_models, warn_of_other_prompts
+from .models import EvalModel, check_lm_eval, eval_models, warn_of_other_prompts
 from .overlap import overlaps, training_prompts
 from .runner import EvalContext, answer_all
 from .sets import resolve
@@ -92,6 +93,8 @@ def _evaluate(
         for one in settings.reasoning
         if one.lm_eval
     ]
+    if tasks:
+        check_lm_eval(models, tokens.tokenizer)
     _warn_of_few(sets, settings)
 
     ctx = EvalContext(safety, backend, work_dir, guards, tokens, sampling, settings.samples, make_engine)
@@ -100,7 +103,8 @@ def _evaluate(
     measured = measure(sets, responses, harm_judge)
     for task in tasks:
         measured += [run_task(task, model, tokens, sampling, safety, work_dir) for model in models]
-    training, about = training_prompts(cfg, work_dir)
+    run = run_of(cfg)
+    training, about = training_prompts(cfg, work_dir, run)
     prompts = {(one.spec.axis, one.spec.name, item.item_id): item.row_prompt for one in sets for item in one.items}
     shared = overlaps(training, prompts) if training is not None else {}
 
@@ -119,7 +123,7 @@ def _evaluate(
         "training_data": about,
         "versions": versions(),
     }
-    return Evaluated(results, write_results(work_dir, results, responses, shared))
+    return Evaluated(results, write_results(work_dir, results, responses, shared, run))
 
 
 def _load_sets(

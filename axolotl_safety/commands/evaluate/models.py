@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from axolotl_safety.util.errors import ConfigError
 
 LOG = logging.getLogger(__name__)
 _ADAPTER = "adapter_config.json"
+# The names by which peft knows embedding and head, and saves them whole (peft, utils/other.py).
+_EMBEDDING = re.compile(r"\.(?:embed_tokens|lm_head|wte|embed_in|embed_out|word_embeddings)(?:\.base_layer)?\.weight$")
 _ADAPTER_FILES = (_ADAPTER, "adapter_model.safetensors")
 
 
@@ -87,7 +90,8 @@ def _tuned(cfg: Any, safety: SafetyConfig, folder: str, base: ModelFiles, backen
         spec = replace(base.spec, adapter=str(path))
         digest = fingerprint_folder(path, whole=True, patterns=_ADAPTER_FILES)
         files = replace(base, spec=spec, fingerprint=f"{base.fingerprint}+adapter:{digest}")
-        how = "beside the quantised base, as trained" if base.spec.quantization else "merged in memory"
+        beside = base.spec.quantization or base.stored is not None
+        how = "beside the quantised base, as trained" if beside else "merged in memory"
         return EvalModel(name, "adapter", folder, files, f"LoRA adapter {how}; {weights}")
     if not _holds_model(path):
         raise ConfigError(
@@ -101,7 +105,7 @@ def _tuned(cfg: Any, safety: SafetyConfig, folder: str, base: ModelFiles, backen
         dtype=safety.engine.dtype,
         quantization=safety.engine.quantization,
     )
-    if files.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+    if not base.tokenizer.get_vocab().items() <= files.tokenizer.get_vocab().items():
         raise ConfigError(
             f"safety-eval: the tokenizer in {folder!r} has other tokens than base_model's, so the two cannot be asked "
             "the same ids. Evaluate it by itself, in a YAML that names it as base_model."
@@ -130,6 +134,42 @@ def warn_of_other_prompts(models: Sequence[EvalModel], tokens: TargetTokenizer) 
             )
 
 
+def trained_vocabulary(adapter: Path) -> int | None:
+    """Rows of the embedding or head that an adapter brings whole, None where it brings neither.
+
+    Raises:
+        ConfigError: its file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = adapter / "adapter_model.safetensors"
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            whole = [key for key in tensors.keys() if _EMBEDDING.search(key)]
+            return int(tensors.get_slice(whole[0]).get_shape()[0]) if whole else None
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"safety-eval: {str(file)!r} cannot be read: {error}. It is damaged or not whole; save the adapter again."
+        ) from error
+
+
+def check_lm_eval(models: Sequence[EvalModel], tokenizer: Any) -> None:
+    """Refuse an adapter with an embedding of its own that lm-eval could not load: it makes the base's as large as the
+    tokenizer is (``HFLM._create_model``), whatever training did.
+
+    Raises:
+        ConfigError: naming the way out.
+    """
+    for model in models:
+        rows = trained_vocabulary(Path(model.files.spec.adapter)) if model.files.spec.adapter else None
+        if rows is not None and rows != len(tokenizer):
+            raise ConfigError(
+                f"safety.eval.reasoning: lm-eval cannot load the adapter {model.path!r}: training left {rows} rows in "
+                f"its embedding, and the tokenizer has {len(tokenizer)} tokens. Merge it (axolotl merge-lora) and give "
+                "the merged folder with --model, or leave the lm_eval tasks out."
+            )
+
+
 def _check_adapter(cfg: Any, path: Path, backend: str) -> None:
     """Refuse what the engine cannot load.
 
@@ -146,6 +186,7 @@ def _check_adapter(cfg: Any, path: Path, backend: str) -> None:
             f"safety-eval: {str(path)!r} has no adapter_model.safetensors: its training did not end, or it saved "
             "another format, which can run code when it is read. Train to the end, or save the adapter as safetensors."
         )
+    trained_vocabulary(path)
     said = json.loads((path / _ADAPTER).read_text(encoding="utf-8"))
     if said.get("peft_type") != "LORA":
         raise ConfigError(

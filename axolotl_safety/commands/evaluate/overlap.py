@@ -6,7 +6,6 @@ none and is compared as a whole.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_safety.config import PREFIX
-from axolotl_safety.config.work_dir import LATEST
+from axolotl_safety.config.work_dir import LATEST, read_latest
 from axolotl_safety.util.terminal import without_credentials
 
 WORDS = 13
@@ -54,8 +53,8 @@ def overlaps(training: Iterable[str], evaluation: Mapping[Any, str]) -> dict[Any
     return found
 
 
-def training_prompts(cfg: Any, work_dir: Path) -> tuple[list[str] | None, dict[str, Any]]:
-    """Prompts that the last finished data stage trains on.
+def training_prompts(cfg: Any, work_dir: Path, run: str) -> tuple[list[str] | None, dict[str, Any]]:
+    """Prompts that this YAML's last finished data stage trains on; of another's in the same folder, nothing is read.
 
     Returns:
         The prompts, None where no stage is finished, and what to say of them: ``hashes`` and ``rows`` of the
@@ -67,11 +66,11 @@ def training_prompts(cfg: Any, work_dir: Path) -> tuple[list[str] | None, dict[s
     others = [without_credentials(path) for path, kind in entries if not kind.startswith(PREFIX)]
     about: dict[str, Any] = {"hashes": [], "rows": 0, "not_compared": others, "reason": ""}
     try:
-        hashes = sorted(set(json.loads((work_dir / LATEST).read_text(encoding="utf-8")).values()))
+        hashes = sorted(set(read_latest(work_dir, LATEST, run).values()))
         tables = [
             pq.read_table(work_dir / "datasets" / one / "rows.parquet", columns=["prompt", "status"]) for one in hashes
         ]
     except (OSError, ValueError):
-        return None, about | {"reason": "no finished data stage in work_dir (axolotl preprocess makes it)"}
+        return None, about | {"reason": "no finished data stage of this YAML in work_dir (axolotl preprocess makes it)"}
     rows = [row for table in tables for row in table.to_pylist() if row["status"] != "rejected"]
     return [row["prompt"] for row in rows], about | {"hashes": hashes, "rows": len(rows)}

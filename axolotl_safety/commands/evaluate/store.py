@@ -8,29 +8,41 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from axolotl_safety.config.work_dir import EVALUATIONS, LATEST_EVALUATION, of_run
 from axolotl_safety.util.files import make_folder, replacing, write_atomically
 from axolotl_safety.util.terminal import storable
 
 from .runner import Response
 
-FOLDER = "evaluations"
 SCHEMA = 1
 
 
 def write_results(
-    work_dir: Path, results: dict[str, Any], responses: Sequence[Response], overlap: Mapping[tuple[str, str, str], str]
+    work_dir: Path,
+    results: dict[str, Any],
+    responses: Sequence[Response],
+    overlap: Mapping[tuple[str, str, str], str],
+    run: str,
 ) -> Path:
     """Write an evaluation; ``results.json`` comes last, so that a folder that has one is whole.
+
+    Args:
+        work_dir: the YAML's.
+        results: what is written.
+        responses: every one of them, for ``items.parquet``.
+        overlap: which items also stand in the training data, and how.
+        run: the YAML's run, whose last evaluation this is now.
 
     Raises:
         OSError: the disk is full or read-only.
     """
-    folder = work_dir / FOLDER / results["hash"]
+    folder = work_dir / EVALUATIONS / results["hash"]
     make_folder(folder)
     _write_items(folder / "items.parquet", responses, overlap)
     text = json.dumps(results, indent=1, ensure_ascii=True)
     write_atomically(folder / "results.json", text.encode() + b"\n")
-    write_atomically(work_dir / FOLDER / "latest.json", json.dumps({"hash": results["hash"]}).encode() + b"\n")
+    for name in (of_run(LATEST_EVALUATION, run), LATEST_EVALUATION):
+        write_atomically(work_dir / name, json.dumps({"hash": results["hash"]}).encode() + b"\n")
     return folder
 
 

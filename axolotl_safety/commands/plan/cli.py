@@ -6,13 +6,15 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from axolotl_safety.commands import shown_plainly, version_option
+from axolotl_safety.commands.overrides import OVERRIDES_HELP, config_options, given
 
 
-@click.command("safety-plan")
+@click.command("safety-plan", epilog=OVERRIDES_HELP)
 @click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--gpu", help="plan for this card instead of the machine's own: rtx4090, a100-80, ...")
 @click.option("--gpus", type=click.IntRange(1), help="how many of them; all of the machine's by default")
@@ -20,6 +22,7 @@ from axolotl_safety.commands import shown_plainly, version_option
 @click.option("--try", "tries", type=click.IntRange(1), help="run so many rows through the engine and the guards")
 @click.option("--measure-shift", type=click.IntRange(1), help="NLL of so many references per dataset under base_model")
 @version_option
+@config_options
 def main(
     config: Path,
     gpu: str | None,
@@ -27,15 +30,22 @@ def main(
     json_path: str | None,
     tries: int | None,
     measure_shift: int | None,
+    **overrides: Any,
 ) -> None:
     """What a run would take: rows, requests, memory, time; whether it fits this card."""
     with shown_plainly():
-        ok = _run(config, gpu, gpus, json_path, tries, measure_shift)
+        ok = _run(config, gpu, gpus, json_path, tries, measure_shift, given(overrides))
     sys.exit(0 if ok else 1)
 
 
 def _run(
-    config: Path, gpu: str | None, gpus: int | None, json_path: str | None, tries: int | None, measure: int | None
+    config: Path,
+    gpu: str | None,
+    gpus: int | None,
+    json_path: str | None,
+    tries: int | None,
+    measure: int | None,
+    overrides: dict[str, Any],
 ) -> bool:
     from rich.console import Console
 
@@ -52,7 +62,7 @@ def _run(
     if gpus and not gpu and gpus > len(machine_cards()):
         raise ConfigError(f"--gpus {gpus}: this machine has {len(machine_cards())}. Name a card with --gpu.")
     place = Hardware((named_card(gpu),) * (gpus or 1), True) if gpu else Hardware(tuple(machine_cards()[:gpus]))
-    cfg = load_config(config, place)
+    cfg = load_config(config, place, overrides)
     stderr = json_path == "-"
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     console = Console(stderr=stderr, width=None if terminal else 120)

@@ -81,7 +81,9 @@ def _ways(inputs: StageInputs, plan: Plan) -> str:
     """What would make the engine smaller, without what is set already."""
     engine = inputs.safety.engine
     ways = []
-    if engine.quantization is None:
+    if inputs.files.stored is not None:
+        pass  # it is as small as it gets
+    elif engine.quantization is None:
         ways.append(f"engine.quantization: {'fp8 or ' if plan.backend == 'vllm' else ''}bitsandbytes")
     elif engine.quantization == "fp8":
         ways.append("engine.quantization: bitsandbytes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from .figures import Hardware, Plan
 from .plan import make_plan
 
 
-def load_config(path: Path, place: Hardware) -> Any:
+def load_config(path: Path, place: Hardware, overrides: Mapping[str, Any] | None = None) -> Any:
     """The validated config. Axolotl asks for the GPU that the plan is for, not for this machine's.
 
     Raises:
@@ -28,7 +29,7 @@ def load_config(path: Path, place: Hardware) -> Any:
 
     elsewhere = capabilities_of(place.card, len(place.cards)) if place.card is not None and place.elsewhere else None
     logging.getLogger("axolotl_safety").setLevel(logging.WARNING)
-    cfg = validated_config(path, elsewhere)
+    cfg = validated_config(path, elsewhere, overrides)
     if cfg.rl:
         raise ConfigError(f"rl: {cfg.rl} has no data stage, so there is nothing to plan; train with it as it is.")
     if not our_entries(cfg):

@@ -83,7 +83,7 @@ def _files(inputs: StageInputs) -> dict[str, ModelFiles]:
 
 def _size(files: ModelFiles) -> ModelSize | None:
     try:
-        return model_size(files.config)
+        return model_size(files.config, files.stored)
     except Exception:  # an architecture that transformers cannot build: then its size is unknown, and said to be
         return None
 
@@ -113,13 +113,9 @@ def _guard_prompt(load: Workload, name: str) -> float:
 
 
 def quantization_of(files: ModelFiles) -> str | None:
-    """As the engine is told, or as the checkpoint is: 4 bits count as NF4, 8 as fp8."""
-    stored = getattr(files.config, "quantization_config", None)
-    if files.spec.quantization or not stored:
-        return files.spec.quantization
-    stored = stored if isinstance(stored, dict) else vars(stored)
-    four = stored.get("bits") == 4 or stored.get("load_in_4bit") or stored.get("quant_method") == "mxfp4"
-    return "bitsandbytes" if four else "fp8"
+    """As the engine is told, or as the checkpoint is already; how large that is, `ModelSize` knows."""
+    stored = files.stored.method if files.stored is not None else None
+    return files.spec.quantization or (stored if stored in ("bitsandbytes", "fp8") else None)
 
 
 def _engine(inputs: StageInputs, residents: Sequence[LoadedModel], place: Hardware) -> tuple[EngineMemory, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from axolotl_safety.engines.gpu.sizes import Matrix, ModelSize
 
@@ -53,6 +53,7 @@ class Training:
         checkpointing: whether activations are recomputed.
         logit_bytes: of one logit at the peak; 0 for a loss that never holds all of them.
         copy: whether a frozen second copy of the model is held (KL without an adapter).
+        dequantised: a checkpoint that is quantised already is not loaded so (gpt-oss, to train its experts).
         bytes_per_weight: of what is not quantised: 2, or 4 in float32.
     """
 
@@ -65,6 +66,7 @@ class Training:
     checkpointing: bool
     logit_bytes: int
     copy: bool = False
+    dequantised: bool = False
     bytes_per_weight: int = 2
 
 
@@ -93,9 +95,10 @@ def training_memory(size: ModelSize, training: Training) -> TrainingMemory:
     uses: adapters in float32; a full fine-tune in the type of the weights. Activations after Korthikanti et al. (arXiv
     2205.05198, sec. 4 and 5): with checkpointing, each layer's input and the inside of one layer.
     """
+    size = replace(size, stored=None) if training.dequantised else size
     full = training.bytes_per_weight
     dtype = "bfloat16" if full == 2 else "float32"
-    if training.quantization == "int8":
+    if training.quantization == "int8" and size.stored is None:
         weights = size.linear + size.other * full
     else:
         weights = size.weight_bytes(dtype, training.quantization)
@@ -151,5 +154,6 @@ def from_axolotl(cfg: Mapping) -> Training:
         checkpointing=bool(cfg.get("gradient_checkpointing")),
         logit_bytes=logit_bytes,
         copy=kl is not None and (reference == "copy" or (reference == "auto" and not adapter)),
+        dequantised=bool((cfg.get("model_quantization_config_kwargs") or {}).get("dequantize")),
         bytes_per_weight=2 if cfg.get("bf16") or cfg.get("fp16") or cfg.get("bfloat16") else 4,
     )

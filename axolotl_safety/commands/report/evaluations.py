@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from axolotl_safety.config.work_dir import EVALUATIONS, LATEST_EVALUATION, read_latest
+
 LOG = logging.getLogger(__name__)
 _AXES = ("harm", "over_refusal", "reasoning")
 _PLACE = ("axis", "set", "metric", "model")
@@ -27,18 +29,22 @@ class Evaluation:
     taxes: list[str]
 
 
-def read_evaluation(work_dir: Path) -> Evaluation | None:
-    """The last evaluation in a work folder; None if there is none, or none that can be read (the log says why)."""
+def read_evaluation(work_dir: Path, run: str | None = None) -> Evaluation | None:
+    """The last evaluation in a work folder, of one run if that is given.
+
+    None if there is none, or none that can be read (the log says why).
+    """
     try:
-        latest = json.loads((work_dir / "evaluations" / "latest.json").read_text(encoding="utf-8"))["hash"]
-        said = json.loads((work_dir / "evaluations" / str(latest) / "results.json").read_text(encoding="utf-8"))
+        latest = read_latest(work_dir, LATEST_EVALUATION, run)["hash"]
+        results = work_dir / EVALUATIONS / str(latest) / "results.json"
+        said = json.loads(results.read_text(encoding="utf-8"))
         gaps = {_place(one): _gap(one, "difference") for one in said.get("comparisons", ())}
         scores = [score for one in said["figures"] if (score := _score(one, gaps)) is not None]
         taxes = [f"{one['model']} on {one['set']}: {_gap(one, 'points')}" for one in said.get("safety_tax", ())]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        LOG.warning("%s is left out of the report: %s: %s", work_dir / "evaluations", type(error).__name__, error)
+        LOG.warning("%s is left out of the report: %s: %s", work_dir / EVALUATIONS, type(error).__name__, error)
         return None
     order = {axis: place for place, axis in enumerate(_AXES)}
     scores.sort(key=lambda score: order.get(score["axis"], len(order)))  # stable: the evaluation's order within an axis

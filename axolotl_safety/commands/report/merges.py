@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_safety.config.section import section
+from axolotl_safety.pipeline.identity import run_of
 from axolotl_safety.util.files import write_atomically
 
 LOG = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def note_merge(cfg: Any, adapter_path: str, output_path: str) -> None:
     except OSError as error:
         LOG.warning("the merge is done, but %s could not be written: %s", work_dir / FILE, error)
         return
-    try_report(work_dir)
+    try_report(work_dir, run_of(cfg))
 
 
 def read_merges(work_dir: Path) -> dict[str, str]:

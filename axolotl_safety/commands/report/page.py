@@ -30,8 +30,10 @@ _CATEGORIES = 20
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(work_dir: Path, path: Path | None = None, texts: bool = True) -> Path:
-    """Write the report of a work folder's last finished stage. The same folder gives the same bytes.
+def write_report(work_dir: Path, path: Path | None = None, texts: bool = True, run: str | None = None) -> Path:
+    """Write the report of a work folder's last finished stage, of one run (`run_of`) if that is given.
+
+    The same folder gives the same bytes.
 
     It goes to ``report.html`` in the work folder unless a path is given; without texts it shows no prompt, no response.
 
@@ -39,17 +41,17 @@ def write_report(work_dir: Path, path: Path | None = None, texts: bool = True) -
         StageError: no stage has been finished there.
         OSError: the file cannot be written.
     """
-    stage = read_stage(work_dir)
+    stage = read_stage(work_dir, run)
     page = render(stage, texts)
     path = path or work_dir / REPORT
     write_atomically(path, page)
     return path
 
 
-def try_report(work_dir: Path) -> Path | None:
+def try_report(work_dir: Path, run: str | None = None) -> Path | None:
     """The same at the end of a stage, which a report must never fail."""
     try:
-        path = write_report(work_dir)
+        path = write_report(work_dir, run=run)
     except Exception as error:  # whatever it is: the data is there, and training can begin
         LOG.warning(
             "the report could not be written: %s: %s. Try `axolotl safety-report`.", type(error).__name__, error

@@ -23,7 +23,7 @@ _COLUMNS = (
 )
 
 
-def write_dataset_folder(work_dir: Path, folder: Path) -> Path:
+def write_dataset_folder(work_dir: Path, folder: Path, run: str | None = None) -> Path:
     """Write ``README.md`` and ``data/train.parquet``: the accepted rows of a finished stage and their card.
 
     A row that kept its original response, and the references, stay out: they are somebody else's text. Paths of this
@@ -35,7 +35,7 @@ def write_dataset_folder(work_dir: Path, folder: Path) -> Path:
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; name a new folder.")
-    stage = read_stage(work_dir)
+    stage = read_stage(work_dir, run)
     count = sum(own_text(row) for entry in stage.entries for row in entry.rows)
     if not count:
         raise ConfigError(f"{work_dir}: no row was accepted as the model's own, so there is nothing to publish.")
@@ -66,7 +66,7 @@ def _accepted(entry: Entry, name: str) -> Iterator[pa.Table]:
             yield table.add_column(0, "source", pa.array([name] * len(table), pa.string()))
 
 
-def push(work_dir: Path, repo_id: str, public: bool = False) -> str:
+def push(work_dir: Path, repo_id: str, public: bool = False, run: str | None = None) -> str:
     """Push card and accepted rows to a dataset repository, which is made if need be: private unless said otherwise.
 
     The token comes from ``HF_TOKEN`` and goes nowhere but into the requests.
@@ -87,7 +87,7 @@ def push(work_dir: Path, repo_id: str, public: bool = False) -> str:
         raise ConfigError(f"{repo_id!r} is not the name of a repository; write owner/name.")
     api: Any = HfApi(token=token)
     with tempfile.TemporaryDirectory() as made:
-        folder = write_dataset_folder(work_dir, Path(made) / "dataset")
+        folder = write_dataset_folder(work_dir, Path(made) / "dataset", run)
         try:
             api.create_repo(repo_id, repo_type="dataset", private=not public, exist_ok=True)
             # One that was there before keeps its visibility, whatever was asked for.

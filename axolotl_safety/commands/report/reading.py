@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from axolotl_safety.config.work_dir import LATEST
+from axolotl_safety.config.work_dir import LATEST, read_latest
 from axolotl_safety.pipeline.manifest import read_runs
 from axolotl_safety.util.errors import StageError
 
@@ -49,20 +49,20 @@ class Stage:
     merges: Mapping[str, str]
 
 
-def read_stage(work_dir: Path) -> Stage:
-    """Read a work folder.
+def read_stage(work_dir: Path, run: str | None = None) -> Stage:
+    """Read a work folder: the last finished stage, of one run if that is given.
 
     Raises:
         StageError: no stage has been finished in it, or its files are not what this version writes.
     """
     try:
-        latest = json.loads((work_dir / LATEST).read_text(encoding="utf-8"))
+        latest = read_latest(work_dir, LATEST, run)
     except (OSError, ValueError) as error:
         raise StageError(
             f"{work_dir} holds no finished data stage ({error}). Run `axolotl preprocess` with this YAML first."
         ) from error
     entries = [_read_entry(work_dir / "datasets" / latest[index]) for index in sorted(latest, key=int)]
-    return Stage(entries, read_runs(work_dir), read_evaluation(work_dir), read_merges(work_dir))
+    return Stage(entries, read_runs(work_dir), read_evaluation(work_dir, run), read_merges(work_dir))
 
 
 def _read_entry(folder: Path) -> Entry:

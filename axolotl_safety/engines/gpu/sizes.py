@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from .stored import StoredWeights
+
 # Four bits per parameter, one absmax byte per 64 of them, itself in blocks of 256 (QLoRA, arXiv 2305.14314, sec. 3:
 # double quantisation costs 0.127 bits per parameter).
 _NF4_BYTES = (4 + 0.127) / 8
@@ -33,6 +35,7 @@ class ModelSize:
         kv_values_per_token: numbers that keys and values hold per token, over all layers.
         window: longest context in tokens, None where the configuration does not say.
         matrices: the layers' matrices by name and shape; a mixture's experts, which are no modules, are not among them.
+        stored: what the checkpoint is quantised to already, None where it is not.
     """
 
     linear: int
@@ -44,6 +47,7 @@ class ModelSize:
     kv_values_per_token: int
     window: int | None
     matrices: tuple[Matrix, ...] = ()
+    stored: StoredWeights | None = None
 
     @property
     def parameters(self) -> int:
@@ -51,7 +55,7 @@ class ModelSize:
         return self.linear + self.other
 
     def weight_bytes(self, dtype: str = "bfloat16", quantization: str | None = None) -> int:
-        """Bytes that the weights take.
+        """Bytes that the weights take. A checkpoint that is quantised already is loaded as it is stored.
 
         Args:
             dtype: ``float32``, ``bfloat16`` or ``float16``; of what is not quantised.
@@ -61,6 +65,8 @@ class ModelSize:
             ValueError: a quantisation whose size is not known.
         """
         full = _BYTES[dtype]
+        if self.stored is not None:
+            return self.stored.file_bytes or int(self.linear * self.stored.bytes_per_weight + self.other * full)
         per_linear = {None: full, "bitsandbytes": _NF4_BYTES, "fp8": 1}
         if quantization not in per_linear:
             raise ValueError(f"quantization {quantization!r}: known are {', '.join(map(str, per_linear))}")
@@ -71,8 +77,13 @@ class ModelSize:
         return self.kv_values_per_token * _BYTES[dtype]
 
 
-def model_size(config: Any) -> ModelSize:
-    """Sizes from a transformers configuration. The model is built on the meta device: no weight is read or made."""
+def model_size(config: Any, stored: StoredWeights | None = None) -> ModelSize:
+    """Sizes from a transformers configuration. The model is built on the meta device: no weight is read or made.
+
+    Args:
+        config: transformers' configuration of the model.
+        stored: what its checkpoint is quantised to (`stored_weights`), if it is.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -108,4 +119,5 @@ def model_size(config: Any) -> ModelSize:
         kv_values_per_token=2 * layers * kv_heads * head_dim,
         window=getattr(text, "max_position_embeddings", None),
         matrices=tuple(Matrix(*shape, count) for shape, count in sorted(shapes.items())),
+        stored=stored,
     )

@@ -71,11 +71,12 @@ def read_needs(models: Mapping[str, ModelSpec], on_cpu: bool) -> dict[str, Need]
     from transformers import AutoConfig
 
     from .sizes import model_size
+    from .stored import stored_weights
 
     needs = {}
     for name, spec in models.items():
         config = AutoConfig.from_pretrained(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-        size = model_size(config)
+        size = model_size(config, stored_weights(spec.path, config, spec.revision))
         dtype = weight_dtype(spec, config, on_cpu)
         needs[name] = Need(
             weight_bytes=size.weight_bytes(dtype, spec.quantization),

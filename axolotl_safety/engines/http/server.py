@@ -111,19 +111,30 @@ class Server:
             )
         return key
 
-    def call(self, url: str, body: dict[str, Any] | None = None) -> httpx.Response:
+    def call(
+        self, url: str, body: dict[str, Any] | None = None, seconds: float = _CHECK_SECONDS, may_pass: bool = False
+    ) -> httpx.Response:
         """One short request outside of a run: GET, or POST where there is a body. Whatever it answers is returned.
 
+        Args:
+            url: the whole address.
+            body: what is posted.
+            seconds: longest that it may take.
+            may_pass: no answer is a fault that may be gone at the next try.
+
         Raises:
+            Passing: no answer, and ``may_pass``.
             ConfigError: no key, no server, or the key is refused.
         """
         import httpx
 
         with quiet_httpx(), httpx.Client(**self.options()) as client:
-            timeout = min(self.timeout_seconds, _CHECK_SECONDS)
+            timeout = min(self.timeout_seconds, seconds)
             try:
                 reply = client.request("GET" if body is None else "POST", url, json=body, timeout=timeout)
             except httpx.HTTPError as error:
+                if may_pass:
+                    raise Passing(brief(error)) from error
                 raise ConfigError(
                     f"{self.section}.base_url {self.root!r} cannot be reached: {brief(error)}. Start the server, or "
                     "set base_url to its address."
@@ -155,11 +166,15 @@ class Server:
         if status in (401, 403):
             raise self._key_refused(status)
         if status != 200 and status not in REFUSED:
-            raise ConfigError(
-                f"{self.label} at {self.root!r} answers {status} to {path}. Check {self.section}.base_url, and that "
-                f"the server knows the model {self.model!r}."
-            )
+            raise self.unexpected(status, path)
         return reply
+
+    def unexpected(self, status: int, path: str) -> ConfigError:
+        """The error of a status that is neither an answer nor a refusal of one request."""
+        return ConfigError(
+            f"{self.label} at {self.root!r} answers {status} to {path}. Check {self.section}.base_url, and that "
+            f"the server knows the model {self.model!r}."
+        )
 
     def _key_refused(self, status: int) -> ConfigError:
         return ConfigError(

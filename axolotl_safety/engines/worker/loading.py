@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from protocol import LoadError
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
@@ -86,7 +87,8 @@ def load(spec: dict[str, Any]) -> Loaded:
         hint = "Check the path or id, the revision, and that the files are complete (a gated model needs a token)."
         raise LoadError(f"{path}: {type(error).__name__}: {error}", hint) from error
     if spec.get("adapter"):
-        model = _with_adapter(model, spec["adapter"], merge=not quantization)
+        stored = getattr(model.config, "quantization_config", None)
+        model = _with_adapter(model, spec["adapter"], merge=not quantization and not stored)
     model.eval()
     return inspect_model(model, device)
 
@@ -103,13 +105,50 @@ def _with_adapter(model: nn.Module, folder: str, merge: bool) -> nn.Module:
     try:
         from peft import PeftModel
 
+        rows = _trained_vocabulary(model, folder)
+        if rows is not None and rows != model.get_input_embeddings().weight.shape[0]:
+            # As training did; new rows that the adapter lacks are the mean of the old ones, as they were there.
+            model.resize_token_embeddings(rows)
+        ends = _ends(model)
         adapted = PeftModel.from_pretrained(model, folder)
+        # A LoRA on one end of tied weights leaves the other as it was; merged, it would change both.
+        lora_on_an_end = any(id(getattr(module, "base_layer", None)) in ends for module in adapted.modules())
+        merge = merge and not (lora_on_an_end and _tied(model))
         return adapted.merge_and_unload() if merge else adapted.get_base_model()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # peft raises ImportError, ValueError, RuntimeError, KeyError ...
         hint = "Check that it was trained on this base_model, or merge it first (axolotl merge-lora)."
         raise LoadError(f"adapter {folder}: {type(error).__name__}: {error}", hint) from error
+
+
+def _ends(model: nn.Module) -> set[int]:
+    """Embedding and head, by identity."""
+    return {id(end) for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None}
+
+
+def _tied(model: nn.Module) -> bool:
+    return bool(getattr(model.config.get_text_config(decoder=True), "tie_word_embeddings", False))
+
+
+def _trained_vocabulary(model: nn.Module, folder: str) -> int | None:
+    """Rows of the embedding that an adapter was trained with, None where it brings neither embedding nor head.
+
+    Training may have made room for new tokens (``resize_token_embeddings``), and peft then saves both whole. A LoRA on
+    one of them has the vocabulary as the outer side of its matrix.
+    """
+    ends = _ends(model)
+    names = {name for name, module in model.named_modules() if id(module) in ends}
+    with safe_open(os.path.join(folder, "adapter_model.safetensors"), framework="pt") as file:
+        for key in file.keys():
+            name, _, what = key.removeprefix("base_model.model.").rpartition(".")
+            if what == "weight":
+                layer, _, part = name.rpartition(".")
+                if name in names or (layer in names and part in ("base_layer", "lora_B")):
+                    return file.get_slice(key).get_shape()[0]
+            elif name in names and what == "lora_embedding_A":
+                return file.get_slice(key).get_shape()[1]
+    return None
 
 
 def inspect_model(model: nn.Module, device: torch.device) -> Loaded:

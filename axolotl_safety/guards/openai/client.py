@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 from axolotl_safety.engines.base import Answer, Failure, Question
 from axolotl_safety.engines.http.flow import Flow, RetryPolicy
-from axolotl_safety.engines.http.replies import REFUSED, Malformed, fault_of, first_choice, listed_models
+from axolotl_safety.engines.http.replies import (
+    PASSING,
+    REFUSED,
+    Malformed,
+    Passing,
+    fault_of,
+    first_choice,
+    listed_models,
+)
 from axolotl_safety.engines.http.server import Server, api_root
+from axolotl_safety.guards.base import UNPARSABLE
 from axolotl_safety.util.errors import ConfigError, StageError
 
 from . import prompt as openai_prompt
@@ -18,6 +28,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+_PARAMETERS = ("max_tokens", "temperature")
+_SETTLING = len(_PARAMETERS) + 1
+_UNSUPPORTED = re.compile(r"not support|unsupported|does not take|unrecognized|unknown", re.IGNORECASE)
 _PROBE = Question("probe", "", openai_prompt.INSTRUCTION, openai_prompt.render("Good morning!", "", "Good morning!"))
 
 
@@ -55,6 +68,7 @@ class ChatClient:
         self._max_tokens = max_tokens
         self._policy = policy or RetryPolicy()
         self._flow = Flow(self.server, self._ask, self._policy, self._greet)
+        self._lengths, self._temperature = "max_tokens", True  # as most servers take them
         self._checked = False
         self._refusals = 0
 
@@ -73,6 +87,47 @@ class ChatClient:
         if names and server.model not in names:
             LOG.warning("guard %s: %s lists other models: %s", server.model, server.host, ", ".join(list(names)[:8]))
         self._checked = True
+
+    def probe(self) -> None:
+        """Ask for one verdict, on a greeting, before anything is made that must be judged.
+
+        A server that is busy or away for a moment is no reason to stop here: the run itself waits for it.
+
+        Raises:
+            ConfigError: no verdict can be read from what it answers, or it does not take the question.
+        """
+        try:
+            answer = _read(_PROBE.request_id, self._probed())
+        except Passing as fault:
+            LOG.warning("guard %s: %s gave no verdict on a greeting: %s", self.server.model, self.server.host, fault)
+            return
+        where = f"{self.server.label} at {self.server.root!r}"
+        if answer.finish_reason == "length":
+            raise ConfigError(
+                f"{where} was cut off at {self._max_tokens} tokens before it gave a verdict on a greeting; a judge "
+                f"that thinks needs more. Set safety.guard.max_new_tokens: {max(1024, 4 * self._max_tokens)}."
+            )
+        if openai_prompt.parse(answer.text) is UNPARSABLE or answer.finish_reason != "stop":
+            raise ConfigError(
+                f"{where} was asked for a verdict on a greeting and answers {answer.text[:300]!r} (finish_reason "
+                f'{answer.finish_reason}), which is not {{"safe": true or false, "refusal": true or false}}. Every row '
+                "would be rejected. Use a chat model that follows instructions, or the family of a guard model."
+            )
+
+    def _probed(self) -> httpx.Response:
+        for _ in range(_SETTLING):
+            body = self._body(_PROBE)
+            reply = self.server.call(f"{self.server.root}/chat/completions", body, self.server.timeout_seconds, True)
+            if reply.status_code in PASSING or reply.status_code >= 500:
+                raise Passing(f"status {reply.status_code}")
+            if reply.status_code in REFUSED and self._other_parameters(reply, body):
+                continue
+            if reply.status_code in REFUSED:
+                raise Passing(f"status {reply.status_code} {self._unsupported(reply)}".strip())
+            if reply.status_code != 200:
+                raise self.server.unexpected(reply.status_code, "chat/completions")
+            return reply
+        raise Passing("it takes neither of our parameters")
 
     def window(self, model: str) -> int:
         """Requests under way at once."""
@@ -108,17 +163,45 @@ class ChatClient:
             )
 
     async def _ask(self, client: httpx.AsyncClient, question: Question) -> Answer | Failure:
+        for _ in range(_SETTLING):
+            body = self._body(question)
+            reply = await self.server.post(client, "chat/completions", body)
+            if reply.status_code not in REFUSED:
+                return _read(question.request_id, reply)
+            if not self._other_parameters(reply, body):
+                break
+        return self._refused(question, reply)
+
+    def _body(self, question: Question) -> dict[str, Any]:
         body = {
             "model": self.server.model,
             "messages": [
                 {"role": "system", "content": question.system},
                 {"role": "user", "content": question.user},
             ],
-            "temperature": 0,
-            "max_tokens": self._max_tokens,
+            self._lengths: self._max_tokens,
         }
-        reply = await self.server.post(client, "chat/completions", body)
-        return self._refused(question, reply) if reply.status_code in REFUSED else _read(question.request_id, reply)
+        return body | {"temperature": 0} if self._temperature else body
+
+    def _other_parameters(self, reply: httpx.Response, body: dict[str, Any]) -> bool:
+        """Whether the question is worth asking again: the server does not take a parameter that can be had otherwise.
+
+        Reasoning models count their tokens as ``max_completion_tokens`` and take no temperature. What was found out
+        holds for every question after this one.
+        """
+        parameter = _refused_parameter(reply)
+        if parameter == "max_tokens" and self._lengths == parameter:
+            self._lengths = "max_completion_tokens"
+            LOG.info("guard %s: %s takes max_completion_tokens", self.server.model, self.server.host)
+        elif parameter == "temperature" and self._temperature:
+            self._temperature = False
+            LOG.warning(
+                "guard %s: %s takes no temperature, so that its verdicts may differ from one time to the next",
+                *(self.server.model, self.server.host),
+            )
+        else:  # another request has found out while this one was under way
+            return parameter in body and parameter not in self._body(_PROBE)
+        return True
 
     def _refused(self, question: Question, reply: httpx.Response) -> Failure:
         """A request that the server will not take. Its message is not repeated: it may quote what was judged.
@@ -126,13 +209,7 @@ class ChatClient:
         Raises:
             ConfigError: not this text is refused but the way we ask, which would hold for every row.
         """
-        fault = fault_of(reply)
-        code, place = (str(fault.get(key) or "")[:40] for key in ("code", "param"))
-        if code.startswith("unsupported") or code == "model_not_found":
-            raise ConfigError(
-                f"{self.server.label} at {self.server.root!r} answers {reply.status_code} ({code} {place}): it cannot "
-                "be asked for temperature 0 and max_tokens, or is not there. Use another model."
-            )
+        code = self._unsupported(reply)
         if not self._refusals:
             LOG.warning(
                 "guard %s: %s refuses a response (status %d %s); such rows are not safe and counted as guard_refused",
@@ -140,6 +217,30 @@ class ChatClient:
             )
         self._refusals += 1
         return Failure(question.request_id, "refused", f"status {reply.status_code} {code}".strip())
+
+    def _unsupported(self, reply: httpx.Response) -> str:
+        """The code of a refusal.
+
+        Raises:
+            ConfigError: not this text is refused but the way we ask.
+        """
+        fault = fault_of(reply)
+        code, place = (str(fault.get(key) or "")[:40] for key in ("code", "param"))
+        if code.startswith("unsupported") or code == "model_not_found":
+            raise ConfigError(
+                f"{self.server.label} at {self.server.root!r} answers {reply.status_code} ({code} {place}): it cannot "
+                "be asked in our way, or is not there. Use another model."
+            )
+        return code
+
+
+def _refused_parameter(reply: httpx.Response) -> str | None:
+    """Which of our parameters a server does not take, None where a refusal is about something else."""
+    fault = fault_of(reply)
+    code, place, message = (str(fault.get(key) or "") for key in ("code", "param", "message"))
+    if not code.startswith("unsupported") and not _UNSUPPORTED.search(message[:500]):
+        return None
+    return next((name for name in _PARAMETERS if name == place or (not place and name in message[:500])), None)
 
 
 def _read(request_id: str, reply: httpx.Response) -> Answer:

@@ -56,7 +56,42 @@ def render(prompt: str, thinking: str, answer: str) -> str:
     )
 
 
-_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+# How models mark thoughts that a server leaves in front of the answer.
+_THOUGHTS = (
+    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning")),
+    ("[THINK]", "[/THINK]"),
+    ("<|channel>thought", "<channel|>"),
+)
+
+
+def without_thoughts(text: str) -> str:
+    """What stands behind the thoughts that a reply begins with; the text as it is where one does not end.
+
+    The first may lack its opening mark, which is in the prompt of some models.
+    """
+    text, place = text.strip(), 0
+    close = next((close for opened, close in _THOUGHTS if text.startswith(opened)), THINK[1])
+    while close is not None:
+        end = text.find(close, place)
+        if end < 0:
+            break
+        place = end + len(close)
+        blank = _BLANKS.match(text, place)
+        place = blank.end() if blank else place
+        close = next((close for opened, close in _THOUGHTS if text.startswith(opened, place)), None)
+    return text[place:]
+
+
+_BLANKS = re.compile(r"\s++")
+_FENCE = "```"
+
+
+def _unfenced(text: str) -> str:
+    """What stands in the code fence around a text, if there is one."""
+    first, ended, rest = text.removeprefix(_FENCE).partition("\n")
+    if not ended or first.rstrip(" \t") not in ("", "json") or not text.startswith(_FENCE):
+        return text
+    return rest.removesuffix(_FENCE) if rest.endswith(_FENCE) else text
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -69,12 +104,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def parse(text: str) -> Verdict:
     """Read a verdict: one JSON object with exactly the keys ``safe`` and ``refusal``, both true or false.
 
-    One code fence around it is allowed; a further key, a key that stands twice, a number or a string is not.
+    Thoughts in front of it, if they are closed, and one code fence around it are allowed; a further key, a key that
+    stands twice, a number or a string is not.
     """
-    body = text.strip()
-    fenced = _FENCED.fullmatch(body)
+    body = _unfenced(without_thoughts(text))
     try:
-        said = json.loads(fenced[1] if fenced else body, object_pairs_hook=_once)
+        said = json.loads(body, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         return UNPARSABLE
     if not isinstance(said, dict) or set(said) != {"safe", "refusal"}:
