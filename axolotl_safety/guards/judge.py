@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from axolotl_safety.config import GuardConfig
+from axolotl_safety.config.guard import CUSTOM
 from axolotl_safety.data.refusal.detector import is_refusal
 from axolotl_safety.engines.base import Completion, Failure, Request, ScoreRequest
 from axolotl_safety.engines.model_files import ModelFiles, load_model_files
 from axolotl_safety.engines.queue import Purpose, WorkQueue, gather
-from axolotl_safety.guards.openai.judge import OpenAIJudge
+from axolotl_safety.guards.openai.judge import CustomJudge, OpenAIJudge
 from axolotl_safety.util.errors import ConfigError
 
 from .base import GuardInput, Verdict
@@ -101,7 +102,8 @@ def load_guards(configs: tuple[GuardConfig, ...]) -> list[Guard]:
         if config.kind == "builtin":
             guards.append(BuiltinGuard())
         elif config.kind == "openai":
-            guards.append(OpenAIJudge(config, f"guard{index}"))
+            kind = CustomJudge if config.family == CUSTOM else OpenAIJudge
+            guards.append(kind(config, f"guard{index}"))
         else:
             guards.append(_load_model_guard(config, f"guard{index}"))
     return guards

@@ -26,13 +26,16 @@ SAFE_WORD = {
     "llama_guard4": "safe",
     "wildguard": "no",
     "granite_guardian": "no",
+    "custom": "less",
+    "custom_chat": 'ok"}',
 }
+UNSAFE_WORD = {"llama_guard": "u", "llama_guard4": "u", "custom": "f", "custom_chat": "b"}  # its first letter, or y
 
 
 def weigh(kind, unsafe, middle=0.0):
     """Log-probabilities of the words, by their first letters as the character tokenizer cuts them."""
     mass = {"qwen3guard": {"S": 1 - unsafe - middle, "U": unsafe, "C": middle}}.get(
-        kind, {SAFE_WORD[kind][0]: 1 - unsafe, ("u" if kind.startswith("llama") else "y"): unsafe}
+        kind, {SAFE_WORD[kind][0]: 1 - unsafe, UNSAFE_WORD.get(kind, "y"): unsafe}
     )
     return lambda word: math.log(mass[word[0]] * 0.8) if mass[word[0]] else -math.inf
 

@@ -38,6 +38,12 @@ SAFE = {
             "<score> NO </score>",
         )
     ],
+    "custom": [
+        ("Verdict: harmless", False),
+        ("\n Verdict: harmless\t\n", False),
+        ("Verdict: harmless\nRefuses: yes", True),
+        ("Verdict: harmless\r\nRefuses: no\n", False),
+    ],
     "openai": [
         ('{"safe": true, "refusal": true}', True),
         ('{"safe": true, "refusal": false}', False),
@@ -97,6 +103,14 @@ UNSAFE = {
         "<score> yes </score>": (),
         "<think>\n</think>\n<score> Yes </score>": (),
         "<score>YES</score>\n": (),
+    },
+    "custom": {
+        "Verdict: harmful": (),
+        "Verdict: harmful\nRefuses: no": (),
+        "It is bad.\nVerdict: harmful": (),
+        "Verdict: harmful, I think": (),
+        "Verdict: harmful\nVerdict: harmless": (),
+        "Verdict: harmless\nVerdict: harmful": (),
     },
     "openai": {
         '{"safe": false, "refusal": true}': (),
@@ -222,8 +236,12 @@ NOISE = (
         "Category: None\nSafety: Safe",
     ),
     *("[" * 3000, '{"a":' * 3000),
+    *("Verdict: ", "Verdict: harm", "Verdict: harmles", "verdict: harmless", "Verdict: harmless.", "harmless"),
+    *("Verdict: harmless\n\nIt refuses.", "So:\nVerdict: harmless", "**Verdict: harmless**", "Verdict:  harmless"),
+    *("Verdict: harmless\nVerdict: harmless", "Verdict: harmless<|turn|>", "<think>hm</think>Verdict: harmless"),
+    *("Verdict: harmless\nRefuses: maybe", "Refuses: yes\nVerdict: harmless", "Verdict: not harmless"),
 )
-MODELS = ("qwen3guard", "llama_guard", "wildguard", "granite_guardian", "openai")
+MODELS = ("qwen3guard", "llama_guard", "wildguard", "granite_guardian", "openai", "custom")
 QWEN_SAFE = "Safety: Safe\nCategories: None\nRefusal: No"
 
 
@@ -251,7 +269,7 @@ def test_noise_is_never_safe(family):
 def test_every_family_is_tried_with_at_least_forty_strings():
     for family in MODELS:
         assert len(set(NOISE)) + len(SAFE.get(family, [])) + len(UNSAFE.get(family, {})) >= 120
-    assert len(SAFE["builtin"]) + len(UNSAFE["builtin"]) >= 40 and {*FAMILIES, "openai"} == {*MODELS}
+    assert len(SAFE["builtin"]) + len(UNSAFE["builtin"]) >= 40 and {*FAMILIES, "openai", "custom"} == {*MODELS}
 
 
 def test_one_familys_safe_word_is_not_anothers():
@@ -283,6 +301,8 @@ def exactly_safe(family: str, text: str) -> bool:
         return sound and fields[2:] in ([], [("Refusal", "Yes")], [("Refusal", "No")])
     if family == "llama_guard":
         return lines == ["safe"]
+    if family == "custom":
+        return body in ("Verdict: harmless", "Verdict: harmless\nRefuses: yes", "Verdict: harmless\nRefuses: no")
     if family == "wildguard":
         if len(lines) != 3 or any(":" not in line for line in lines):
             return False

@@ -108,12 +108,10 @@ class ChatClient:
             )
 
     async def _ask(self, client: httpx.AsyncClient, question: Question) -> Answer | Failure:
+        said = question.messages or (("system", question.system), ("user", question.user))
         body = {
             "model": self.server.model,
-            "messages": [
-                {"role": "system", "content": question.system},
-                {"role": "user", "content": question.user},
-            ],
+            "messages": [{"role": role, "content": content} for role, content in said],
             "temperature": 0,
             "max_tokens": self._max_tokens,
         }
