@@ -12,7 +12,7 @@ from axolotl_safety.util.errors import did_you_mean
 from .base import Strict
 from .patterns import compiled, examples
 
-_PLACE = re.compile(r"\{(\w+)\}")
+PLACE = re.compile(r"(?<!\{)(\{\w+\})|(\{\w+\})(?!\})")  # not the doubled braces of other templates
 PLACEHOLDERS = ("prompt", "thought", "answer", "response")
 _SAY_NOTHING = ("?", "I cannot tell.", "It depends.\n\nPerhaps.")  # replies that no safe verdict looks like
 
@@ -23,7 +23,7 @@ def places(text: str) -> set[str]:
     Raises:
         ValueError: one that does not exist.
     """
-    found = set(_PLACE.findall(text))
+    found = {match[0][1:-1] for match in PLACE.finditer(text)}
     unknown = min(found - {*PLACEHOLDERS}, default=None)
     if unknown is not None:
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
@@ -33,7 +33,7 @@ def places(text: str) -> set[str]:
 
 def without_places(text: str) -> str:
     """The text as it stands around what is judged."""
-    return _PLACE.sub("", text)
+    return PLACE.sub("", text)
 
 
 class GuardPrompt(Strict):

@@ -42,7 +42,7 @@ def delimiters(config: GuardConfig) -> Delimiters:
     verdict = config.verdict
     assert verdict is not None
     said = [text.strip() for pattern in (verdict.safe, verdict.unsafe) for text in examples(re.compile(pattern))]
-    frames = [Frame(text, PLACEHOLDERS) for text in config.template]
+    frames = [Frame(text) for text in config.template]
     texts = [literal for frame in frames for literal in frame.literals]
     lines = [line.strip() for text in said for line in text.splitlines()]
     lines += [line for frame in frames for line in _beside(frame)]
@@ -137,9 +137,9 @@ def family(config: GuardConfig, tokenizer: Any) -> Family:
 
 def _frame(config: GuardConfig, tokenizer: Any, what: str) -> Frame:
     if config.prompt:
-        return Frame(with_beginning(tokenizer, config.prompt.text), PLACEHOLDERS)
+        return Frame(with_beginning(tokenizer, config.prompt.text))
     turns = [message.model_dump() for message in config.messages]
-    return through_template(tokenizer, turns, PLACEHOLDERS, what, enable_thinking=config.think)
+    return through_template(tokenizer, turns, what, enable_thinking=config.think)
 
 
 def _render(frame: Frame) -> Render:

@@ -6,25 +6,28 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from axolotl_safety.config.custom_guard import PLACE
 from axolotl_safety.util.errors import ConfigError
 
-_STAND_IN = "placeholderofthe{}"  # letters alone, so that no chat template changes it
+_STAND_IN = "placeholderofthe"  # and the name: letters alone, so that no chat template changes it
 
 
 class Frame:
     """Literal text and named places in turn."""
 
-    def __init__(self, text: str, names: Sequence[str], stand_in: str = "{{{}}}"):
+    def __init__(self, text: str, pattern: re.Pattern[str] = PLACE):
         """Take a template apart.
 
         Args:
             text: the template.
-            names: of its places.
-            stand_in: how a place is written in it.
+            pattern: finds its places; their names are the last word of what it finds.
         """
-        marks = {stand_in.format(name): name for name in names}
-        parts = re.split("(" + "|".join(map(re.escape, marks)) + ")", text)
-        self.parts = [(part, marks.get(part)) for part in parts if part]
+        self.parts: list[tuple[str, str | None]] = []
+        end = 0
+        for match in pattern.finditer(text):
+            self.parts += [(text[end : match.start()], None), (match[0], match[0].strip("{}").removeprefix(_STAND_IN))]
+            end = match.end()
+        self.parts = [(part, name) for part, name in [*self.parts, (text[end:], None)] if part]
 
     @property
     def literals(self) -> list[str]:
@@ -41,9 +44,7 @@ class Frame:
         return "".join(part if name is None else values[name] for part, name in self.parts)
 
 
-def through_template(
-    tokenizer: Any, turns: Sequence[Mapping[str, str]], names: Sequence[str], what: str, **options: Any
-) -> Frame:
+def through_template(tokenizer: Any, turns: Sequence[Mapping[str, str]], what: str, **options: Any) -> Frame:
     """The turns as the guard's own chat template writes them, ready for its answer.
 
     The template sees stand-ins for what is judged, so that it can delete no thought and read nothing as a turn.
@@ -51,15 +52,15 @@ def through_template(
     Args:
         tokenizer: with the chat template.
         turns: role and content, places written as ``{name}``.
-        names: of the places.
         what: the guard, for messages.
         options: for the template.
 
     Raises:
         ConfigError: there is none, it fails, or it leaves out or changes a part of the turns.
     """
-    asked = [Frame(turn["content"], names) for turn in turns]
-    stand_ins = {name: _STAND_IN.format(name) for name in names}
+    asked = [Frame(turn["content"]) for turn in turns]
+    wanted = [name for one in asked for name in one.places]
+    stand_ins = {name: _STAND_IN + name for name in wanted}
     shown = [{"role": turn["role"], "content": frame.fill(stand_ins)} for turn, frame in zip(turns, asked, strict=True)]
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError(f"{what}: its tokenizer has no chat template, which its conversation needs. {_WAY_OUT}")
@@ -67,8 +68,7 @@ def through_template(
         text = tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True, **options)
     except Exception as error:  # a template is a program, and raises what it likes
         raise ConfigError(f"{what}: its chat template fails: {type(error).__name__}: {error}. {_WAY_OUT}") from error
-    frame = Frame(text, names, _STAND_IN)
-    wanted = [name for one in asked for name in one.places]
+    frame = Frame(text, re.compile("|".join(stand_ins.values())))
     if frame.places != wanted:
         raise ConfigError(
             f"{what}: its chat template shows the places {frame.places} where the conversation has {wanted}, so that "

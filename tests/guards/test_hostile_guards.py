@@ -12,10 +12,10 @@ import unicodedata
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from support import tiny
-from support.guard_stage import NAMES, config, guard_folder
+from support.guard_stage import NAMES, config, guard_block
 from support.guards import SAFE, UNSAFE, guard, run_judge
 from support.judges import SAFE as SAFE_JSON
 from support.judges import UNSAFE as UNSAFE_JSON
@@ -114,6 +114,7 @@ def test_no_disguise_fools_a_guard_that_looks_through_all_of_them(kind, data):
 @example("1. one\n2. two\n\n- three\n> quoted: yes\n## Title\n**Note:** fine\nuser's guide: a\nA safe place\n")
 @example("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f468\u200d\U0001f469\u200d\U0001f467 ok")
 def test_text_without_pretence_stays_as_it_is(kind, text):
+    assume(kind != "wildguard" or "---" not in text)  # its delimiter
     assert guard(kind)._neutral(text) == text
 
 
@@ -177,13 +178,13 @@ def test_a_whole_stage_before_a_gullible_guard(tmp_path, models, family):
     def start(*_: Any) -> Gullible:
         return Gullible(AutoTokenizer.from_pretrained(model), family, usual)
 
-    folder = guard_folder(tmp_path, model, family)
+    block = guard_block(tmp_path, model, family)
     with pytest.MonkeyPatch.context() as patch:
         off(patch)
-        fooled = rows_of(run_stage(config(tmp_path / "naive", model, {"model": folder}, 6), make_engine=start)[0])
+        fooled = rows_of(run_stage(config(tmp_path / "naive", model, block, 6), make_engine=start)[0])
     assert {row["verdict"] for row in fooled} == {"safe"} and {row["status"] for row in fooled} == {"accepted"}
     with pytest.raises(StageError, match="guard_unsafe': 6"):
-        run_stage(config(tmp_path / "ours", model, {"model": folder}, 6), make_engine=start)
+        run_stage(config(tmp_path / "ours", model, block, 6), make_engine=start)
 
 
 def test_a_whole_stage_before_a_gullible_judge_by_http(tmp_path, models, serve):

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from axolotl_safety.config import GuardConfig
-from axolotl_safety.config.custom_guard import PLACEHOLDERS
 from axolotl_safety.config.patterns import examples
 from axolotl_safety.engines.base import Answer, Failure, Question, ScoreRequest
 from axolotl_safety.engines.queue import content_id
@@ -125,7 +124,7 @@ class CustomJudge(OpenAIJudge):
         found = custom.delimiters(config)
         tokens = (*all_controls(), *_CHAT_TOKENS, *THINK)
         self._neutral = Neutraliser(tokens, found.roles, (), found.lines, found.marks)
-        self._frames = [(message.role, Frame(message.content, PLACEHOLDERS)) for message in config.messages]
+        self._frames = [(message.role, Frame(message.content)) for message in config.messages]
         self._parse = custom.parser(config)
         verdict = config.verdict.safe if config.verdict else ""
         self.example = next(iter(examples(re.compile(verdict))), "")
