@@ -161,16 +161,22 @@ async def judge(
     return _result(len(guards), verdicts)
 
 
-async def _verdict(queue: WorkQueue, guard: Guard, item: GuardInput, purpose: Purpose | None) -> Verdict:
-    """What one guard says, its scores included where it has a threshold."""
+async def put_before(
+    queue: WorkQueue, guard: Guard, item: GuardInput, purpose: Purpose | None = None
+) -> tuple[Sequence[Any], Sequence[Any], Verdict]:
+    """What one guard is asked about a response, what it answers, and what is read of it, scores included."""
     requests = guard.requests(item)
     if isinstance(requests, str):
-        return Verdict(False, None, requests.removeprefix("guard_"))
+        return (), (), Verdict(False, None, requests.removeprefix("guard_"))
     client = guard.client if isinstance(guard, OpenAIJudge) else None
     answers = await gather([queue.ask(request, "verdict", judge=client, purpose=purpose) for request in requests])
     words = guard.scores(requests, answers)
     logprobs = [await gather([queue.logprob(request) for request in one]) for one in words]
-    return guard.verdict(item, answers, [guard.probability(known) for known in logprobs])
+    return requests, answers, guard.verdict(item, answers, [guard.probability(known) for known in logprobs])
+
+
+async def _verdict(queue: WorkQueue, guard: Guard, item: GuardInput, purpose: Purpose | None) -> Verdict:
+    return (await put_before(queue, guard, item, purpose))[2]
 
 
 def _result(count: int, verdicts: dict[int, Verdict]) -> GuardResult:

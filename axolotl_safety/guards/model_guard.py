@@ -39,6 +39,7 @@ class ModelGuard:
         self.files = files
         self.family = family
         self.fingerprint = files.fingerprint
+        self.example = family.example
         self._config = config
         self._tokenizer = files.tokenizer
         self._encode, self._decode = encoder(files.tokenizer), decoder(files.tokenizer)

@@ -47,6 +47,7 @@ class OpenAIJudge:
             config.timeout_seconds,
             config.max_new_tokens,
         )
+        self.max_new_tokens = config.max_new_tokens
         self._config = config
         # The address without its scheme: http or https, the same server is the same judge.
         parts = ["openai", self.client.place, config.model]
