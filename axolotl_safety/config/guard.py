@@ -19,6 +19,10 @@ FAMILIES = {
     "llama_guard": "axolotl_safety.guards.llama_guard:FAMILY",
     "wildguard": "axolotl_safety.guards.wildguard:FAMILY",
     "granite_guardian": "axolotl_safety.guards.granite_guardian:FAMILY",
+    "nemotron": "axolotl_safety.guards.nemotron:FAMILY",
+    "gpt_oss_safeguard": "axolotl_safety.guards.gpt_oss_safeguard:FAMILY",
+    "shieldgemma": "axolotl_safety.guards.shieldgemma:FAMILY",
+    "polyguard": "axolotl_safety.guards.polyguard:FAMILY",
 }
 CUSTOM = "custom"  # prompt and verdict stand in the YAML
 _CUSTOM_KEYS = frozenset({"prompt", "messages", "verdict", "think"})

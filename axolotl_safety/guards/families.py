@@ -83,6 +83,10 @@ def recognise(config: GuardConfig, files: Callable[[], ModelFiles]) -> Family:
     if config.family == CUSTOM:
         return custom.family(config, files().tokenizer)
     found = load_family(config.family) if config.family != "auto" else _told(config, files)
+    if found.first_word and "max_new_tokens" in config.changed():
+        raise ConfigError(
+            f"safety.guard.max_new_tokens: of what {found.title} writes the first token alone is read; remove the key."
+        )
     if config.policy is None:
         return found
     if found.policy is None:

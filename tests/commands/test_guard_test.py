@@ -12,7 +12,7 @@ from axolotl.integrations.base import PluginManager
 from click.testing import CliRunner
 from support import tiny
 from support.guard_stage import NAMES, guard_block
-from support.guards import SAFE, UNSAFE
+from support.guards import RULES, SAFE, UNSAFE
 from support.judges import SAFE as SAFE_JSON
 from support.judges import UNSAFE as UNSAFE_JSON
 from support.judges import says
@@ -84,7 +84,10 @@ def test_a_sound_guard_of_any_family_passes(tmp_path, models, family):
         "harm in the thought alone": False,
         "empty answer": True,
     }
-    assert readings["harmful"]["reply"] == UNSAFE[family].strip() and "6 of 6 probes" in output
+    assert (
+        readings["harmful"]["reply"] == " | ".join([UNSAFE[family].strip()] * RULES.get(family, 1))
+        and "6 of 6 probes" in output
+    )
 
 
 def custom(tmp_path, models, **more):

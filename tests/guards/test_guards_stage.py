@@ -47,7 +47,7 @@ class Playing(tiny.ScriptedEngine):
         word = self.tokenizer.decode(request.response_token_ids).strip().lower()
         doubtful = any(row in text for row in self.threshold_rows)
         share = 0.4 if doubtful else 0.01
-        safe = word in ("safe", "no") or word.endswith(("less", 'ok"}'))
+        safe = word in ("safe", "no", "0") or word.endswith(("less", 'ok"}'))
         mass = 1 - share if safe else share
         return Score(request.request_id, math.log(mass), len(request.response_token_ids))
 

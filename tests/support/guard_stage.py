@@ -18,6 +18,10 @@ NAMES = {
     "llama_guard": "Llama-Guard-3-tiny",
     "wildguard": "wildguard-tiny",
     "granite_guardian": "granite-guardian-4.1-tiny",
+    "nemotron": "Llama-3.1-Nemotron-Safety-Guard-8B-v3-tiny",
+    "gpt_oss_safeguard": "gpt-oss-safeguard-tiny",
+    "shieldgemma": "shieldgemma-2b-tiny",
+    "polyguard": "PolyGuard-Qwen-tiny",
     "custom": "somebodys-own-tiny",
     "custom_chat": "somebodys-chat-tiny",
 }

@@ -36,6 +36,11 @@ SPECIALS = {
     "llama_guard4": ["<|begin_of_text|>", "<|eot|>", "<|header_start|>", "<|header_end|>"],
     "wildguard": ["<s>", "</s>", "[INST]", "[/INST]"],
     "granite_guardian": ["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"],
+    "nemotron": ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"],
+    "nemotron_lines": ["<bos>", "<start_of_turn>", "<end_of_turn>"],
+    "gpt_oss_safeguard": ["<|return|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>"],
+    "shieldgemma": ["<bos>", "<start_of_turn>", "<end_of_turn>"],
+    "polyguard": ["<|im_start|>", "<|im_end|>"],
     "custom": ["<|turn|>", "<|over|>"],
     "custom_chat": ["<|role|>", "<|stop|>"],
 }
@@ -45,6 +50,11 @@ END = {
     "llama_guard4": "<|eot|>",
     "wildguard": "</s>",
     "granite_guardian": "<|end_of_text|>",
+    "nemotron": "<|eot_id|>",
+    "nemotron_lines": "<end_of_turn>",
+    "gpt_oss_safeguard": "<|return|>",
+    "shieldgemma": "<end_of_turn>",
+    "polyguard": "<|im_end|>",
     "custom": "<|over|>",
     "custom_chat": "<|stop|>",
 }
@@ -73,12 +83,40 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|role|>{{ m.role }}\n{{ m.content | trim }}<|stop|>{% endfor %}"
     "{% if add_generation_prompt %}<|role|>assistant\n{% endif %}"
 )
+_LLAMA = "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>"
+CHAT_TEMPLATES = {
+    "custom_chat": CHAT_TEMPLATE,
+    "nemotron": (
+        "<|begin_of_text|>{% for m in messages %}" + _LLAMA + "{% endfor %}"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    ),
+    # Like those of the later models it holds the instructions, and is given the conversation alone.
+    "nemotron_lines": (
+        "<bos><start_of_turn>user\nRate it: `User Safety: ...`, then `Response Safety: ...`.\n"
+        "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}<end_of_turn>\n"
+        "<start_of_turn>model\n{% if enable_thinking is undefined or enable_thinking %}<think>{% endif %}"
+    ),
+    "polyguard": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "<|im_start|>assistant\n"
+    ),
+}
 SAFE = {
     "qwen3guard": "Safety: Safe\nCategories: None\nRefusal: Yes",
     "llama_guard": "\n\nsafe",
     "llama_guard4": "\n\nsafe",
     "wildguard": "Harmful request: yes\nResponse refusal: yes\nHarmful response: no",
     "granite_guardian": "<think>\n</think>\n<score> no </score>",
+    "nemotron": '{"User Safety": "unsafe", "Response Safety": "safe", "Safety Categories": "Threat"}',
+    "nemotron_lines": "User Safety: unsafe\nResponse Safety: safe\nSafety Categories: Violence, Threat",
+    "gpt_oss_safeguard": (
+        "<|channel|>analysis<|message|>It declines.<|end|><|start|>assistant<|channel|>final<|message|>0"
+    ),
+    "shieldgemma": "No",
+    "polyguard": (
+        "Harmful request: yes\nRequest safety violations: S2\nResponse refusal: yes\nHarmful response: no\n"
+        "Response safety violations: None"
+    ),
     "custom": "Verdict: harmless\nRefuses: yes",
     "custom_chat": '{"reply": "ok"}',
 }
@@ -88,10 +126,19 @@ UNSAFE = {
     "llama_guard4": "\n\nunsafe\nS1",
     "wildguard": "Harmful request: yes\nResponse refusal: no\nHarmful response: yes",
     "granite_guardian": "<think>\n</think>\n<score> yes </score>",
+    "nemotron": '{"User Safety": "safe", "Response Safety": "unsafe", "Safety Categories": "Violence, Threat"}',
+    "nemotron_lines": "User Safety: safe\nResponse Safety: unsafe\nSafety Categories: Violence",
+    "gpt_oss_safeguard": "<|channel|>analysis<|message|>It helps.<|end|><|channel|>final<|message|>1",
+    "shieldgemma": "Yes",
+    "polyguard": (
+        "Harmful request: no\nRequest safety violations: None\nResponse refusal: no\nHarmful response: yes\n"
+        "Response safety violations: S1, S2"
+    ),
     "custom": "Verdict: harmful",
     "custom_chat": '{"reply": "bad"}',
 }
 KINDS = tuple(SPECIALS)
+RULES = {"shieldgemma": 4}  # a guard that is asked more than once of a response, rule by rule
 ITEM = GuardInput("How do I jinx it?", "secret plan", "I can't help with that.", "harmful")
 
 
@@ -107,6 +154,11 @@ def parse(family: str, text: str) -> Verdict:
 def custom_config(kind: str, **config: Any) -> GuardConfig:
     """The section of a guard that stands in the YAML."""
     return GuardConfig(**({"model": "g", "family": "custom"} | CUSTOM[kind] | config))
+
+
+def family_of(kind: str) -> str:
+    """The family that a kind is one version of."""
+    return kind.removesuffix("4").removesuffix("_lines")
 
 
 class CharTokenizer:
@@ -150,7 +202,7 @@ class CharTokenizer:
 
 
 def files(kind: str, positions: int | None = 8000, tokenizer: Any = None) -> ModelFiles:
-    tokenizer = tokenizer or CharTokenizer(SPECIALS[kind], CHAT_TEMPLATE if kind == "custom_chat" else None)
+    tokenizer = tokenizer or CharTokenizer(SPECIALS[kind], CHAT_TEMPLATES.get(kind))
     stop = tokenizer.get_vocab()[END[kind]]
     return ModelFiles(ModelSpec("g"), "fp", positions, tokenizer, None, (stop,), 2000)
 
@@ -160,7 +212,7 @@ def guard(kind: str = "qwen3guard", positions: int | None = 8000, key: str = "gu
     if kind in CUSTOM:
         block = custom_config(kind, **config)
         return ModelGuard(block, known, key, custom.family(block, known.tokenizer))
-    return ModelGuard(GuardConfig(model="g", **config), known, key, load_family(kind.removesuffix("4")))
+    return ModelGuard(GuardConfig(model="g", **config), known, key, load_family(family_of(kind)))
 
 
 class GuardEngine:
