@@ -39,7 +39,8 @@ def without_places(text: str) -> str:
 class GuardPrompt(Strict):
     """family custom: the guard's whole input text, its special tokens spelt out. Both keys are one text, request first.
 
-    Placeholders are {prompt}, {thought}, {answer} and {response}: thought and answer as the model wrote them.
+    A text instead of this block is ``response`` alone. Placeholders: {prompt}, {thought}, {answer}, and {response} for
+    thought and answer together.
     """
 
     request: str = Field("", description="how the text begins and shows the request: with {prompt}")
@@ -51,7 +52,7 @@ class GuardPrompt(Strict):
     def _is_one_text(self) -> GuardPrompt:
         first, second = places(self.request), places(self.response)
         if first - {"prompt"}:
-            raise ValueError("request shows the request: {prompt} alone; what shows the response belongs into response")
+            raise ValueError("request shows the request alone, {prompt}; what shows the response belongs into response")
         if self.request and "prompt" not in first:
             raise ValueError("request has no {prompt}; write it there, or leave request out")
         if first & second:

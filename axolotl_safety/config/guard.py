@@ -79,6 +79,11 @@ class GuardConfig(Endpoint):
     def _one_text_is_a_prompt(cls, value: Any) -> Any:
         return {"response": value} if isinstance(value, str) else value
 
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _one_message_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, (dict, GuardMessage)) else value
+
     @model_serializer(mode="wrap")
     def _without_what_custom_alone_has(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # What is identified by a dump of this block is the same as before these keys were there.

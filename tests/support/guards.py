@@ -178,7 +178,7 @@ class CharTokenizer:
     def apply_chat_template(self, messages: Any, tokenize: bool, add_generation_prompt: bool, **options: Any) -> str:
         assert not tokenize
         values = {"messages": messages, "add_generation_prompt": add_generation_prompt} | options
-        return jinja2.Template(self.chat_template).render(values)
+        return jinja2.Template(self.chat_template, keep_trailing_newline=True).render(values)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         assert not add_special_tokens
