@@ -138,7 +138,11 @@ def check_remote(guards: Sequence[Guard]) -> None:
 
 
 async def judge(
-    queue: WorkQueue, guards: Sequence[Guard], item: GuardInput, purpose: Purpose | None = None
+    queue: WorkQueue,
+    guards: Sequence[Guard],
+    item: GuardInput,
+    purpose: Purpose | None = None,
+    every: bool = False,
 ) -> GuardResult:
     """Put a response before every guard; all must agree on safe.
 
@@ -150,13 +154,14 @@ async def judge(
         guards: at least one.
         item: the response.
         purpose: what the verdict is for.
+        every: ask each of them, whatever the others say, because they are to be compared.
     """
     verdicts: dict[int, Verdict] = {}
     local = [index for index, guard in enumerate(guards) if not guard.remote]
     asked = [_verdict(queue, guards[index], item, purpose) for index in local]
     verdicts |= zip(local, await gather(asked), strict=True)
     for index, guard in enumerate(guards):
-        if guard.remote and all(verdict.safe for verdict in verdicts.values()):
+        if guard.remote and (every or all(verdict.safe for verdict in verdicts.values())):
             verdicts[index] = await _verdict(queue, guard, item, purpose)
     return _result(len(guards), verdicts)
 
