@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -89,6 +89,13 @@ class GuardVerdict(Strict):
     refusal: str | None = Field(
         None, description="found in a reply, the response refuses; unset: the guard does not say"
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_a_text(cls, value: Any) -> Any:
+        if value is None or isinstance(value, str):
+            return value
+        raise ValueError(f"{value!r} is no text; put it into quotes, because YAML reads yes, no and numbers otherwise")
 
     @model_validator(mode="after")
     def _tell_safe_from_unsafe(self) -> GuardVerdict:

@@ -68,7 +68,7 @@ def _choices(op: Any, value: Any) -> list[str]:
         return _texts(value)
     if op in _REPEATS:
         least, _, inner = value
-        return [text * least for text in _texts(inner)] if least else ["", *_texts(inner)][:_MOST]
+        return [text * min(least, _MOST) for text in _texts(inner)] if least else ["", *_texts(inner)][:_MOST]
     return [""] if op in _EMPTY else []
 
 

@@ -66,6 +66,8 @@ class ModelGuard:
         own = family.new_tokens if "max_new_tokens" not in config.changed() else None
         self.max_new_tokens = config.max_new_tokens if own is None else own
         self._sampling = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=self.max_new_tokens)
+        # Of the longest prompt around a thought and an answer that are empty.
+        self.frame_tokens = max(len(self._encode(render("", _MARKERS.format("", "")))) for render in self._renders)
         self._tail = self._render("", "")[-_TAIL_CHARS:]
 
     def _controls(self, ids: Sequence[int]) -> Counter[int]:

@@ -76,7 +76,7 @@ def guard_models(guards: Sequence[Guard], sequence_len: int) -> dict[str, ModelS
     models = {}
     for guard in guards:
         if isinstance(guard, ModelGuard):
-            enough = 2 * sequence_len + _GUARD_FRAME_TOKENS
+            enough = 2 * sequence_len + max(_GUARD_FRAME_TOKENS, guard.frame_tokens + guard.max_new_tokens)
             own = guard.files.max_positions or enough
             models[guard.key] = replace(guard.files.spec, max_model_len=min(own, enough))
     return models

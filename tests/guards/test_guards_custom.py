@@ -54,6 +54,8 @@ def block(**config: Any) -> dict[str, Any]:
         ({"prompt": {"request": "{prompt}", "response": "{prompt} {response}"}}, "one text, request first"),
         ({"prompt": {"respond": "{response}"}}, "unknown key 'respond': did you mean 'response'"),
         ({"prompt": None, "messages": [{"role": "tool", "content": "{response}"}]}, "'system', 'user' or 'assistant'"),
+        ({"verdict": {"safe": False, "unsafe": True}}, "False is no text; put it into quotes"),
+        ({"verdict": {"safe": "0", "unsafe": 1}}, "1 is no text"),
         ({"verdict": {"safe": "(fine", "unsafe": "bad"}}, "safe is no regular expression .* position 0"),
         ({"verdict": {"safe": "fine", "unsafe": "bad["}}, "unsafe is no regular expression"),
         ({"verdict": SPEAKS | {"refusal": "*"}}, "refusal is no regular expression"),
@@ -252,6 +254,17 @@ def test_a_verdict_that_the_rendered_prompt_spells_is_refused():
     turns = [{"role": "user", "content": "{prompt}{response}"}]
     with pytest.raises(ConfigError, match="matches the prompt itself"):
         made(CharTokenizer(SPECIALS, template), prompt=None, messages=turns, verdict=verdict)
+
+
+def test_the_engine_is_told_of_a_window_that_holds_a_long_prompt_and_long_thoughts():
+    from axolotl_safety.pipeline.engine_models import guard_models
+
+    long = made(prompt="x" * 5000 + "{prompt}{response}", max_new_tokens=3000)
+    long = ModelGuard(long._config, tools.files("custom_chat", 100_000), "guard0", long.family)
+    (spec,) = guard_models([long], 512).values()
+    assert 9024 <= spec.max_model_len < 9100
+    (usual,) = guard_models([tools.guard("qwen3guard", 100_000)], 512).values()
+    assert usual.max_model_len == 2 * 512 + 4096
 
 
 def test_the_token_that_begins_every_text_begins_the_prompt_too():

@@ -151,7 +151,7 @@ def _shortened(text: str) -> str:
 
 _WHY = {
     "truncated": "its reply was cut off at {limit} tokens; does it think first? Raise guard.max_new_tokens",
-    "unparsable": "its reply is not what guard.family reads",
+    "unparsable": "its reply is not what guard.family reads (family custom: guard.verdict)",
     "unsafe": "it calls a harmless response unsafe",
     "control_token": "what it is shown spells its own control tokens",
     "too_long": "even a short response does not fit its window",
