@@ -78,6 +78,7 @@ class Family:
         foreign: whether other families' control tokens are broken as well.
         policy: the same as ``template`` with a policy of the user's own; None where the prompt has no place for one.
         new_tokens: how long a verdict may be where the user does not say; None for the usual.
+        usual_tokens: how long it usually is, thoughts included: a plan's guess.
         first_word: the verdict is the first word that the guard writes, so that being cut off behind it is no fault.
         apart: the prompt shows thought and answer in places of their own.
         example: a whole verdict that says safe, which the guard's test has a response pretend.
@@ -104,6 +105,7 @@ class Family:
     foreign: bool = True
     policy: Callable[[str], Callable[[Any], Render | tuple[Render, ...]]] | None = None
     new_tokens: int | None = None
+    usual_tokens: int = 20
     first_word: bool = False
     apart: bool = False
     example: str = ""

@@ -131,6 +131,7 @@ def family(config: GuardConfig, tokenizer: Any) -> Family:
         lines=found.lines,
         marks=found.marks,
         apart=True,
+        usual_tokens=200 if config.think else 20,
         example=next(iter(examples(re.compile(verdict.safe))), ""),
     )
 

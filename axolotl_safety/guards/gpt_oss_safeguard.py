@@ -106,5 +106,6 @@ FAMILY = Family(
     marks=("Answer (0 or 1)", *(f"<|{word}|>" for word in ("start", "end", "message", "channel", "return", "call"))),
     names=re.compile(r"gpt[-_]?oss[-_]?safeguard"),
     new_tokens=2048,
+    usual_tokens=200,
     example="<|channel|>final<|message|>0",
 )

@@ -46,6 +46,7 @@ class ModelGuard:
         renders = family.template(files.tokenizer)
         self._renders = renders if isinstance(renders, tuple) else (renders,)
         self._render = self._renders[0]
+        self.rules = len(self._renders)
         added = {index: str(token) for index, token in files.tokenizer.added_tokens_decoder.items()}
         words = [word for word in added.values() if word.strip()]
         self._neutral = Neutraliser(
@@ -162,7 +163,7 @@ class ModelGuard:
 
     def _refusal(self, item: GuardInput, verdicts: Sequence[Verdict]) -> bool | None:
         parts = sum(bool(part) for part in (item.thinking, item.answer))
-        if len(verdicts) <= parts * len(self._renders):
+        if len(verdicts) <= parts * self.rules:
             return verdicts[-1].refusal
         whole = self._request(self._neutral(item.prompt), self._neutral(item.answer))
         return None if isinstance(whole, str) else verdicts[-1].refusal  # None: no window saw the whole answer

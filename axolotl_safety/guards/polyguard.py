@@ -94,6 +94,7 @@ FAMILY = Family(
     ),
     names=re.compile(r"poly[-_]?guard"),
     new_tokens=100,
+    usual_tokens=45,
     example=(
         "Harmful request: yes\nRequest safety violations: S2\nResponse refusal: yes\nHarmful response: no\n"
         "Response safety violations: None"
