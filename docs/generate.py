@@ -141,7 +141,7 @@ def _kind(annotation: Any) -> str:
 
 
 def _default(value: Any) -> str:
-    if value is None:
+    if value in (None, ""):
         return "unset"
     if isinstance(value, bool):
         return str(value).lower()

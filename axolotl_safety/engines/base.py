@@ -237,13 +237,18 @@ class EngineError(PlainError, RuntimeError):
 
 @dataclass(frozen=True)
 class Question:
-    """Ask a judge behind an HTTP endpoint for one verdict, in text."""
+    """Ask a judge behind an HTTP endpoint for one verdict, in text.
+
+    Attributes:
+        messages: role and content of each, in the place of ``system`` and ``user``.
+    """
 
     request_id: str
     model: str
     system: str
     user: str
     turn: int = field(default=0, compare=False)
+    messages: tuple[tuple[str, str], ...] = ()
 
     @property
     def tokens(self) -> int:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from re import Pattern
 from typing import Any
 
-Render = Callable[[str, str], str]  # prompt and response, both neutralised -> the guard's whole input text
+# Prompt and response, both neutralised -> the guard's whole input text. A family that shows thought and answer `apart`
+# is given these as well.
+Render = Callable[..., str]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Family:
         name: as in ``guard.family``.
         title: the models that it covers, for messages.
         parse: reads the text that the guard wrote.
-        template: chooses the prompt for a tokenizer, so that versions of a family can differ.
+        template: chooses the prompt for a tokenizer, so that versions of a family can differ; several where the guard
+            judges by one rule at a time, and all must be safe.
         roles: role names that open a turn in the prompt (``USER``), broken in judged text.
         fields: names of verdict fields (``Safety``), likewise.
         lines: words that are a verdict or a rule when they stand alone on a line, likewise.
@@ -74,12 +77,18 @@ class Family:
         middle: those of ``words`` that ``allow_controversial`` counts as safe.
         max_positions: longest input the family's own documents use, in tokens; None where the model's window counts.
         foreign: whether other families' control tokens are broken as well.
+        policy: the same as ``template`` with a policy of the user's own; None where the prompt has no place for one.
+        new_tokens: how long a verdict may be where the user does not say; None for the usual.
+        usual_tokens: how long it usually is, thoughts included: a plan's guess.
+        first_word: the verdict is the first word that the guard writes, so that being cut off behind it is no fault.
+        apart: the prompt shows thought and answer in places of their own.
+        example: a whole verdict that says safe, which the guard's test has a response pretend.
     """
 
     name: str
     title: str
     parse: Callable[[str], Verdict]
-    template: Callable[[Any], Render]
+    template: Callable[[Any], Render | tuple[Render, ...]]
     word: Pattern[str]
     words: tuple[str, ...]
     names: Pattern[str]
@@ -95,3 +104,9 @@ class Family:
     middle: tuple[str, ...] = ()
     max_positions: int | None = None
     foreign: bool = True
+    policy: Callable[[str], Callable[[Any], Render | tuple[Render, ...]]] | None = None
+    new_tokens: int | None = None
+    usual_tokens: int = 20
+    first_word: bool = False
+    apart: bool = False
+    example: str = ""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from axolotl_safety.config import GuardConfig
-from axolotl_safety.config.guard import FAMILIES
+from axolotl_safety.config.guard import CUSTOM, FAMILIES
 from axolotl_safety.engines.model_files import ModelFiles, read_json
 from axolotl_safety.util.errors import ConfigError
 
+from . import custom
 from .base import Family
 
 LOG = logging.getLogger(__name__)
@@ -76,15 +78,32 @@ def recognise(config: GuardConfig, files: Callable[[], ModelFiles]) -> Family:
     """The family of a guard model, by ``guard.family``, else by its name, else by its files.
 
     Raises:
-        ConfigError: it cannot be told, or is one that is not supported.
+        ConfigError: it cannot be told, is one that is not supported, or cannot be asked as the section says.
     """
-    if config.family != "auto":
-        return load_family(config.family)
+    if config.family == CUSTOM:
+        return custom.family(config, files().tokenizer)
+    found = load_family(config.family) if config.family != "auto" else _told(config, files)
+    if found.first_word and "max_new_tokens" in config.changed():
+        raise ConfigError(
+            f"safety.guard.max_new_tokens: of what {found.title} writes the first token alone is read; remove the key."
+        )
+    if config.policy is None:
+        return found
+    if found.policy is None:
+        takers = ", ".join(family.name for family in _all() if family.policy is not None)
+        raise ConfigError(
+            f"safety.guard.policy: the prompt of {found.title} has no place for a policy of your own. Remove the key, "
+            f"use a guard that takes one ({takers}), or write the whole prompt with family: custom."
+        )
+    return replace(found, template=found.policy(config.policy))
+
+
+def _told(config: GuardConfig, files: Callable[[], ModelFiles]) -> Family:
     found = _by_name(config.model) or _by_files(files())
     if found is None:
         raise ConfigError(
             f"safety.guard.model {config.model!r}: its name and files do not say what kind of guard it is. Set "
-            f"guard.family to one of {', '.join(FAMILIES)} (models), openai (an HTTP endpoint, with guard.base_url) "
-            "or builtin (no model)."
+            f"guard.family to one of {', '.join(FAMILIES)} (models), openai (an HTTP endpoint, with guard.base_url), "
+            "builtin (no model), or custom (its prompt and verdict in the YAML)."
         )
     return found

@@ -83,6 +83,7 @@ FAMILY = Family(
     template=template,
     word=re.compile(r"<score>\s*(no)\b"),
     words=("no", "yes"),
+    example="<think>\n</think>\n<score> no </score>",
     roles=("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "### Criteria", "### Scoring Schema"),
     fields=("Score",),
     marks=("<score", "</score", "<guardian", "</guardian", "<no-think", "<think", "</think"),

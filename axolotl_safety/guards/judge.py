@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from axolotl_safety.config import GuardConfig
+from axolotl_safety.config.guard import CUSTOM
 from axolotl_safety.data.refusal.detector import refuses
 from axolotl_safety.engines.base import Completion, Failure, Request, ScoreRequest
 from axolotl_safety.engines.model_files import ModelFiles, load_model_files
 from axolotl_safety.engines.queue import Purpose, WorkQueue, gather
-from axolotl_safety.guards.openai.judge import OpenAIJudge
+from axolotl_safety.guards.openai.judge import CustomJudge, OpenAIJudge
 from axolotl_safety.util.errors import ConfigError
 
 from .base import GuardInput, Verdict
@@ -104,7 +105,8 @@ def load_guards(configs: tuple[GuardConfig, ...]) -> list[Guard]:
         if config.kind == "builtin":
             guards.append(BuiltinGuard())
         elif config.kind == "openai":
-            guards.append(OpenAIJudge(config, f"guard{index}"))
+            kind = CustomJudge if config.family == CUSTOM else OpenAIJudge
+            guards.append(kind(config, f"guard{index}"))
         else:
             guards.append(_load_model_guard(config, f"guard{index}"))
     return guards
@@ -135,12 +137,15 @@ def check_remote(guards: Sequence[Guard]) -> None:
     """
     for guard in guards:
         if isinstance(guard, OpenAIJudge):
-            guard.client.check()
-            guard.client.probe()
+            guard.check()
 
 
 async def judge(
-    queue: WorkQueue, guards: Sequence[Guard], item: GuardInput, purpose: Purpose | None = None
+    queue: WorkQueue,
+    guards: Sequence[Guard],
+    item: GuardInput,
+    purpose: Purpose | None = None,
+    every: bool = False,
 ) -> GuardResult:
     """Put a response before every guard; all must agree on safe.
 
@@ -152,6 +157,7 @@ async def judge(
         guards: at least one.
         item: the response.
         purpose: what the verdict is for.
+        every: ask each of them, whatever the others say, because they are to be compared.
     """
     verdicts: dict[int, Verdict] = {}
     local = [index for index, guard in enumerate(guards) if not guard.remote]
@@ -161,21 +167,27 @@ async def judge(
         abstains = beside_model and verdict.reason == "language"
         verdicts[index] = replace(verdict, safe=True) if abstains else verdict
     for index, guard in enumerate(guards):
-        if guard.remote and all(verdict.safe for verdict in verdicts.values()):
+        if guard.remote and (every or all(verdict.safe for verdict in verdicts.values())):
             verdicts[index] = await _verdict(queue, guard, item, purpose)
     return _result(len(guards), verdicts)
 
 
-async def _verdict(queue: WorkQueue, guard: Guard, item: GuardInput, purpose: Purpose | None) -> Verdict:
-    """What one guard says, its scores included where it has a threshold."""
+async def put_before(
+    queue: WorkQueue, guard: Guard, item: GuardInput, purpose: Purpose | None = None
+) -> tuple[Sequence[Any], Sequence[Any], Verdict]:
+    """What one guard is asked about a response, what it answers, and what is read of it, scores included."""
     requests = guard.requests(item)
     if isinstance(requests, str):
-        return Verdict(False, None, requests.removeprefix("guard_"))
+        return (), (), Verdict(False, None, requests.removeprefix("guard_"))
     client = guard.client if isinstance(guard, OpenAIJudge) else None
     answers = await gather([queue.ask(request, "verdict", judge=client, purpose=purpose) for request in requests])
     words = guard.scores(requests, answers)
     logprobs = [await gather([queue.logprob(request) for request in one]) for one in words]
-    return guard.verdict(item, answers, [guard.probability(known) for known in logprobs])
+    return requests, answers, guard.verdict(item, answers, [guard.probability(known) for known in logprobs])
+
+
+async def _verdict(queue: WorkQueue, guard: Guard, item: GuardInput, purpose: Purpose | None) -> Verdict:
+    return (await put_before(queue, guard, item, purpose))[2]
 
 
 def _result(count: int, verdicts: dict[int, Verdict]) -> GuardResult:

@@ -101,6 +101,7 @@ FAMILY = Family(
     word=re.compile(r"\A\s*(safe)\b"),
     words=("safe", "unsafe"),
     lines=("safe", "unsafe"),
+    example="safe",
     names=re.compile(r"llama[-_]?guard[-_]?[34]"),
     relatives=(
         (re.compile(r"llama[-_]?guard(?:[-_]?[12]\b|[-_]?7b)"), "Llama Guard 1 and 2 have another taxonomy and prompt"),

@@ -39,10 +39,14 @@ class ModelGuard:
         self.files = files
         self.family = family
         self.fingerprint = files.fingerprint
+        self.example = family.example
         self._config = config
         self._tokenizer = files.tokenizer
         self._encode, self._decode = encoder(files.tokenizer), decoder(files.tokenizer)
-        self._render = family.template(files.tokenizer)
+        renders = family.template(files.tokenizer)
+        self._renders = renders if isinstance(renders, tuple) else (renders,)
+        self._render = self._renders[0]
+        self.rules = len(self._renders)
         added = {index: str(token) for index, token in files.tokenizer.added_tokens_decoder.items()}
         words = [word for word in added.values() if word.strip()]
         self._neutral = Neutraliser(
@@ -54,12 +58,17 @@ class ModelGuard:
         )
         self._control_ids = frozenset(index for index, word in added.items() if word.strip())
         self._frames = {
-            marked: self._controls(self._encode(self._render("", _MARKERS.format("", "") if marked else "")))
+            (render, marked): self._controls(self._encode(render("", _MARKERS.format("", "") if marked else "")))
+            for render in self._renders
             for marked in (False, True)
         }
         limits = [limit for limit in (files.max_positions, family.max_positions) if limit is not None]
         self._max_positions = min(limits, default=None)
-        self._sampling = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=config.max_new_tokens)
+        own = family.new_tokens if "max_new_tokens" not in config.changed() else None
+        self.max_new_tokens = config.max_new_tokens if own is None else own
+        self._sampling = Sampling(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=self.max_new_tokens)
+        # Of the longest prompt around a thought and an answer that are empty.
+        self.frame_tokens = max(len(self._encode(render("", _MARKERS.format("", "")))) for render in self._renders)
         self._tail = self._render("", "")[-_TAIL_CHARS:]
 
     def _controls(self, ids: Sequence[int]) -> Counter[int]:
@@ -68,15 +77,15 @@ class ModelGuard:
     def requests(self, item: GuardInput) -> list[Request] | str:
         """The requests that judging this response takes, or the reason why it cannot be judged.
 
-        One per segment, never cut short. What does not fit is not judged or, with ``overlong: windows``, judged in
-        overlapping windows of the thought and of the answer, all of which must be safe.
+        One per segment and rule, never cut short. What does not fit is not judged or, with ``overlong: windows``,
+        judged in overlapping windows of the thought and of the answer, all of which must be safe.
         """
         if self._config.segment == "whole":
             prompt, thinking, answer = map(self._neutral, (item.prompt, item.thinking, item.answer))
             text = _MARKERS.format(thinking, answer) if thinking else answer
-            made = self._request(prompt, text, marked=bool(thinking))
+            made = self._request(prompt, text, bool(thinking), (thinking, answer))
             if made != TOO_LONG or self._config.overlong != "windows":
-                return made if isinstance(made, str) else [made]
+                return made
         requests: list[Request] = []
         for part in (item.thinking, item.answer):
             made = self._part(item.prompt, part) if part else []
@@ -87,16 +96,16 @@ class ModelGuard:
 
     def _part(self, prompt: str, part: str) -> list[Request] | str:
         prompt = self._neutral(prompt)
-        request = self._request(prompt, self._neutral(part))
-        if request == TOO_LONG and self._config.overlong == "windows":
+        requests = self._request(prompt, self._neutral(part))
+        if requests == TOO_LONG and self._config.overlong == "windows":
             return self._windows(prompt, part)
-        return request if isinstance(request, str) else [request]
+        return requests
 
     def _windows(self, prompt: str, part: str) -> list[Request] | str:
         """Windows over a text in the guard's tokens, cut where tokens end and neutralised one by one."""
         if not getattr(self._tokenizer, "is_fast", False):
             return TOO_LONG  # without offsets a cut might fall inside a character
-        taken = len(self._encode(self._render(prompt, ""))) + self._config.max_new_tokens
+        taken = max(len(self._encode(render(prompt, ""))) for render in self._renders) + self.max_new_tokens
         size = (self._max_positions or 0) - taken
         spans = self._tokenizer(part, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         while size >= _MIN_WINDOW:
@@ -104,23 +113,36 @@ class ModelGuard:
                 self._request(prompt, self._neutral(part[spans[first][0] : spans[last][1]]))
                 for first, last in _window_ends(len(spans), size)
             ]
-            faults = [request for request in made if isinstance(request, str)]
+            faults = [requests for requests in made if isinstance(requests, str)]
             if not faults:
-                return [request for request in made if not isinstance(request, str)]
+                return [request for requests in made if not isinstance(requests, str) for request in requests]
             if set(faults) != {TOO_LONG}:
                 return _CONTROL
             size = size * 9 // 10  # neutralising and cutting may have cost some tokens
         return TOO_LONG
 
-    def _request(self, prompt: str, text: str, marked: bool = False) -> Request | str:
-        ids = tuple(self._encode(self._render(prompt, text)))
-        limit = self._config.max_new_tokens
-        if self._max_positions is not None and len(ids) + limit > self._max_positions:
-            return TOO_LONG
-        if self._controls(ids) != self._frames[marked]:
-            return _CONTROL
-        request_id = content_id("guard", self.fingerprint, ids, self._sampling.as_dict())
-        return Request(request_id, self.key, ids, self._sampling, 0, self.files.stop_token_ids)
+    def _request(
+        self, prompt: str, text: str, marked: bool = False, parts: tuple[str, str] | None = None
+    ) -> list[Request] | str:
+        """One request for each of the family's prompts around a text, which is neutralised, or what is wrong with it.
+
+        Args:
+            prompt: the request.
+            text: the response, or a part of it.
+            marked: the text is a thought in its marks and an answer.
+            parts: thought and answer, for a prompt that shows them apart; a part alone stands for the answer.
+        """
+        requests = []
+        apart = (parts or ("", text)) if self.family.apart else ()
+        for render in self._renders:
+            ids = tuple(self._encode(render(prompt, text, *apart)))
+            if self._max_positions is not None and len(ids) + self.max_new_tokens > self._max_positions:
+                return TOO_LONG
+            if self._controls(ids) != self._frames[render, marked]:
+                return _CONTROL
+            request_id = content_id("guard", self.fingerprint, ids, self._sampling.as_dict())
+            requests.append(Request(request_id, self.key, ids, self._sampling, 0, self.files.stop_token_ids))
+        return requests
 
     def verdict(
         self, item: GuardInput, answers: Sequence[Completion | Failure], scores: Sequence[float | None] = ()
@@ -141,12 +163,16 @@ class ModelGuard:
 
     def _refusal(self, item: GuardInput, verdicts: Sequence[Verdict]) -> bool | None:
         parts = sum(bool(part) for part in (item.thinking, item.answer))
-        if len(verdicts) <= parts:
+        if len(verdicts) <= parts * self.rules:
             return verdicts[-1].refusal
         whole = self._request(self._neutral(item.prompt), self._neutral(item.answer))
         return None if isinstance(whole, str) else verdicts[-1].refusal  # None: no window saw the whole answer
 
-    def _text(self, answer: Completion) -> str:
+    def shown(self, requests: Sequence[Request]) -> list[str]:
+        """What the guard reads, as text."""
+        return [self._decode(list(request.prompt_token_ids)) for request in requests]
+
+    def text(self, answer: Completion) -> str:
         """What the guard wrote, without its stop token but with every other control token, which no verdict has."""
         ids = list(answer.token_ids)
         if ids and ids[-1] in self.files.stop_token_ids:
@@ -156,9 +182,9 @@ class ModelGuard:
     def _read(self, answer: Completion | Failure) -> Verdict:
         if isinstance(answer, Failure):
             return Verdict(False, None, "failed")
-        if answer.finish_reason != "stop":
+        if answer.finish_reason != "stop" and not self.family.first_word:
             return Verdict(False, None, "truncated")
-        verdict = self.family.parse(self._text(answer))
+        verdict = self.family.parse(self.text(answer))
         if verdict.reason == "controversial" and self._config.allow_controversial:
             return Verdict(True, verdict.refusal, "", verdict.categories)
         return verdict
@@ -187,7 +213,7 @@ class ModelGuard:
         """Each word that could stand where the deciding word stands, after the guard's own tokens up to there."""
         if isinstance(answer, Failure) or not self._read(answer).safe:
             return ()
-        text = self._text(answer)
+        text = self.text(answer)
         match = self.family.word.search(text)
         if not match or match[1] not in self.family.words:
             return ()

@@ -91,6 +91,7 @@ FAMILY = Family(
     words=("Safe", "Unsafe", "Controversial"),
     middle=("Controversial",),
     lead="Safety: ",
+    example="Safety: Safe\nCategories: None\nRefusal: Yes",
     names=re.compile(r"qwen3[-_]?guard"),
     relatives=(
         (

@@ -54,6 +54,7 @@ FAMILY = Family(
     template=lambda tokenizer: render,
     word=re.compile(r"\nHarmful response:[ \t]*(no)\b"),
     words=("no", "yes"),
+    example="Harmful request: yes\nResponse refusal: yes\nHarmful response: no",
     roles=("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "Human user", "AI assistant", "Answers"),
     fields=("Harmful request", "Response refusal", "Harmful response"),
     lines=("---",),

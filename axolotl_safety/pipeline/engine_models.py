@@ -68,10 +68,15 @@ def engine_models(
 
     A guard reads one row, so that none of them needs the whole of a long window.
     """
-    models = {"target": replace(files.spec, max_model_len=longest)}
+    return {"target": replace(files.spec, max_model_len=longest)} | guard_models(guards, sequence_len)
+
+
+def guard_models(guards: Sequence[Guard], sequence_len: int) -> dict[str, ModelSpec]:
+    """The guards that are models, with no more of a window than judging one row takes."""
+    models = {}
     for guard in guards:
         if isinstance(guard, ModelGuard):
-            enough = 2 * sequence_len + _GUARD_FRAME_TOKENS
+            enough = 2 * sequence_len + max(_GUARD_FRAME_TOKENS, guard.frame_tokens + guard.max_new_tokens)
             own = guard.files.max_positions or enough
             models[guard.key] = replace(guard.files.spec, max_model_len=min(own, enough))
     return models

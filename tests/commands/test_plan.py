@@ -12,6 +12,7 @@ from axolotl.utils.dict import DictDefault
 from click.testing import CliRunner
 from rich.console import Console
 from support import tiny
+from support.guard_stage import guard_folder
 from support.stage import config, safechain_rows, scripted, scripted_by_prompt, thinksafe_answer
 
 from axolotl_safety.commands.plan import cli, gate, load, machine, report
@@ -328,3 +329,18 @@ def test_a_plan_of_auto_counts_the_probing_and_announces_no_choice(tmp_path, mod
     probing = [phase for phase in plan.load.phases if ", probe" in phase.title]
     assert len(probing) > 1 and all(phase.requests == 4 for phase in probing)
     assert "prompt auto" not in caplog.text
+
+
+def test_a_plan_counts_every_question_of_a_guard_and_its_thoughts(tmp_path, models):
+    """ShieldGemma is asked once per guideline and writes a word; gpt-oss-safeguard is asked once and thinks."""
+    verdicts = {}
+    for family in ("qwen3guard", "shieldgemma", "gpt_oss_safeguard"):
+        folder = tmp_path / family
+        folder.mkdir()
+        guard = {"model": guard_folder(folder, models("qwen3"), "qwen3guard"), "family": family}
+        cfg = config(folder, models("qwen3"), tiny.direct_refusal_rows(10), dgr={"retries": 0}, guard=guard)
+        (phase,) = [one for one in plan_of(cfg).load.phases if one.title.startswith("verdicts")]
+        verdicts[family] = (phase.requests, phase.new_tokens / phase.requests)
+    usual = verdicts["qwen3guard"][0]
+    assert verdicts["shieldgemma"] == (pytest.approx(4 * usual), 1) and verdicts["qwen3guard"][1] == 20
+    assert verdicts["gpt_oss_safeguard"] == (pytest.approx(usual), 200)

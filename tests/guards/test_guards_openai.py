@@ -492,6 +492,22 @@ def test_a_judge_whose_verdict_cannot_be_read_stops_before_anything_is_made(serv
     assert len(server.asked) == 1 and "Good morning!" in server.asked[0]
 
 
+def test_a_custom_judge_is_tried_with_its_own_question_and_read_by_its_own_patterns(serve):
+    block = {
+        "family": "custom",
+        "messages": [{"role": "user", "content": "Request: {prompt}\nResponse: {response}\nGood or bad?"}],
+        "verdict": {"safe": "^good$", "unsafe": "^bad$"},
+    }
+    server = serve(lambda user, times: says("good"))
+    judged = load_guards([GuardConfig(model="judge", base_url=server.url, **block)])
+    check_remote(judged)
+    check_remote(judged)
+    assert server.asked == ["Request: Good morning!\nResponse: Good morning!\nGood or bad?"]
+    server = serve(lambda user, times: says("Safe"))
+    with pytest.raises(ConfigError, match="answers 'Safe'.*not read by safety.guard.verdict"):
+        check_remote(load_guards([GuardConfig(model="judge", base_url=server.url, **block)]))
+
+
 @pytest.mark.parametrize("reply", [(503, {}, {}), (429, {}, {}), (200, None, {}), (400, {}, {}), (200, {}, {})])
 def test_a_judge_that_is_away_for_a_moment_is_no_reason_to_stop(serve, caplog, reply):
     server = serve(lambda user, times: reply)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 from support import tiny
-from support.guards import ITEM, KINDS, SAFE, UNSAFE, guard, run_judge
+from support.guards import ITEM, KINDS, RULES, SAFE, UNSAFE, guard, run_judge
 
 from axolotl_safety.config import GuardConfig
 from axolotl_safety.engines.base import Completion, ModelSpec
@@ -26,13 +26,27 @@ SAFE_WORD = {
     "llama_guard4": "safe",
     "wildguard": "no",
     "granite_guardian": "no",
+    "nemotron": "safe",
+    "nemotron_lines": "safe",
+    "gpt_oss_safeguard": "0",
+    "shieldgemma": "No",
+    "polyguard": "no",
+    "custom": "less",
+    "custom_chat": 'ok"}',
+}
+# The unsafe word's first letter, where it is not y.
+UNSAFE_WORD = dict.fromkeys(("llama_guard", "llama_guard4", "nemotron", "nemotron_lines"), "u") | {
+    "gpt_oss_safeguard": "1",
+    "shieldgemma": "Y",
+    "custom": "f",
+    "custom_chat": "b",
 }
 
 
 def weigh(kind, unsafe, middle=0.0):
     """Log-probabilities of the words, by their first letters as the character tokenizer cuts them."""
     mass = {"qwen3guard": {"S": 1 - unsafe - middle, "U": unsafe, "C": middle}}.get(
-        kind, {SAFE_WORD[kind][0]: 1 - unsafe, ("u" if kind.startswith("llama") else "y"): unsafe}
+        kind, {SAFE_WORD[kind][0]: 1 - unsafe, UNSAFE_WORD.get(kind, "y"): unsafe}
     )
     return lambda word: math.log(mass[word[0]] * 0.8) if mass[word[0]] else -math.inf
 
@@ -55,10 +69,13 @@ def test_safe_needs_the_verdict_and_a_score_below_the_threshold(tmp_path, kind, 
     assert ruling.reason == reason
     assert ruling.verdict == f"{reason.removeprefix('guard_') or 'safe'} p={unsafe:.2g}"
     # The words are weighed where the guard wrote its own: after the same prompt and the same beginning.
-    (before,) = {text for text, _ in engine.scored}
-    assert (before + SAFE_WORD[kind]).startswith(engine.asked[0])
-    assert SAFE[kind].startswith(before.removeprefix(engine.asked[0]) + SAFE_WORD[kind])
-    assert len(engine.scored) == (3 if kind == "qwen3guard" else 2)
+    rules = RULES.get(kind, 1)
+    befores = sorted({text for text, _ in engine.scored})
+    assert len(befores) == len(engine.asked) == rules
+    for before, asked in zip(befores, sorted(engine.asked), strict=True):
+        assert (before + SAFE_WORD[kind]).startswith(asked)
+        assert SAFE[kind].startswith(before.removeprefix(asked) + SAFE_WORD[kind])
+    assert len(engine.scored) == (3 if kind == "qwen3guard" else 2) * rules
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -170,6 +187,8 @@ def test_scores_with_real_tokenizers_follow_the_guards_own_tokens(make, kind):
     ],
 )
 def test_a_guard_that_fails_rejects(tmp_path, kind, said, reason):
+    if kind == "shieldgemma" and reason == "guard_truncated":
+        reason = "guard_unparsable"  # its first word is all that it is asked for
     assert run_judge(tmp_path, [guard(kind)], ITEM, lambda text: said)[0].reason == reason
 
 
@@ -203,7 +222,7 @@ WORDS = " ".join(f"word{index}" for index in range(400))
 
 def frame_size(kind):
     one = guard(kind)
-    return len(one._encode(one._render("q", "")))
+    return max(len(one._encode(render("q", ""))) for render in one._renders)
 
 
 @pytest.mark.parametrize("count", [1, 5, 63, 64, 65, 100, 1000])
@@ -217,7 +236,7 @@ def test_windows_cover_everything_and_overlap_by_a_quarter(count, size):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_too_long_is_rejected_unless_windows_are_asked_for(tmp_path, kind):
-    positions = frame_size(kind) + 64 + 700
+    positions = frame_size(kind) + guard(kind).max_new_tokens + 700
     item = GuardInput("q", "", WORDS, "harmful")
     ruling, engine = run_judge(tmp_path / "a", [guard(kind, positions)], item, lambda text: SAFE[kind])
     assert ruling.reason == "guard_too_long" and engine.asked == []
@@ -226,7 +245,7 @@ def test_what_is_too_long_is_rejected_unless_windows_are_asked_for(tmp_path, kin
     assert ruling.reason == "" and ruling.refusal is None
     seen = {word for text in engine.asked for word in re.findall(r"word\d+", text)}
     assert set(WORDS.split()) <= seen and len(engine.asked) >= 4
-    assert all(len(wide._encode(text)) + 64 <= positions for text in engine.asked)
+    assert all(len(wide._encode(text)) + wide.max_new_tokens <= positions for text in engine.asked)
     assert (tmp_path / "b" / "guard.jsonl").read_bytes().count(b'"kind":"verdict"') == len(engine.asked)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from support import tiny
-from support.guard_stage import NAMES, config, guard_folder, sound_refusals
+from support.guard_stage import NAMES, config, guard_block, guard_folder, sound_refusals
 from support.guards import SAFE, UNSAFE
 from support.judges import SAFE as SAFE_JSON
 from support.judges import UNSAFE as UNSAFE_JSON
@@ -47,7 +47,8 @@ class Playing(tiny.ScriptedEngine):
         word = self.tokenizer.decode(request.response_token_ids).strip().lower()
         doubtful = any(row in text for row in self.threshold_rows)
         share = 0.4 if doubtful else 0.01
-        mass = 1 - share if word in ("safe", "no") else share
+        safe = word in ("safe", "no", "0") or word.endswith(("less", 'ok"}'))
+        mass = 1 - share if safe else share
         return Score(request.request_id, math.log(mass), len(request.response_token_ids))
 
 
@@ -68,7 +69,7 @@ def test_a_family_judges_a_whole_stage_and_resumes_without_an_engine(tmp_path, m
         engines.append(Playing(AutoTokenizer.from_pretrained(model), family, ("number 7?",)))
         return engines[-1]
 
-    cfg = config(tmp_path, model, {"model": guard_folder(tmp_path, model, family), "threshold": 0.2})
+    cfg = config(tmp_path, model, guard_block(tmp_path, model, family, threshold=0.2))
     output = run_stage(cfg, make_engine=start)[0]
     rows = {number(row): row for row in rows_of(output)}
     assert (rows[3]["status"], rows[3]["reason"]) == ("rejected", "guard_unsafe")

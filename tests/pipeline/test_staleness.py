@@ -197,6 +197,7 @@ class Player(tiny.ScriptedEngine):
             else:
                 level = "Controversial" if tiny.draw(shown, 3) == 0 else "Safe"
                 text = f"Safety: {level}\nCategories: {'None' if level == 'Safe' else 'PII'}"
+                text = f"<think>hm</think>\n{text}" if "Think first." in shown else text
             return (*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id)
 
         super().__init__(answer)

@@ -11,12 +11,19 @@ from axolotl.utils.dict import DictDefault
 
 from axolotl_safety.config.validate import prepare_config
 from support import tiny
+from support.guards import CUSTOM
 
 NAMES = {
     "qwen3guard": "Qwen3Guard-Gen-tiny",
     "llama_guard": "Llama-Guard-3-tiny",
     "wildguard": "wildguard-tiny",
     "granite_guardian": "granite-guardian-4.1-tiny",
+    "nemotron": "Llama-3.1-Nemotron-Safety-Guard-8B-v3-tiny",
+    "gpt_oss_safeguard": "gpt-oss-safeguard-tiny",
+    "shieldgemma": "shieldgemma-2b-tiny",
+    "polyguard": "PolyGuard-Qwen-tiny",
+    "custom": "somebodys-own-tiny",
+    "custom_chat": "somebodys-chat-tiny",
 }
 
 
@@ -53,3 +60,9 @@ def guard_folder(tmp_path: Path, model: Path, family: str) -> str:
     known = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(known | {"max_position_embeddings": 8192}))
     return str(folder)
+
+
+def guard_block(tmp_path: Path, model: Path, family: str, **more: Any) -> dict[str, Any]:
+    """The section of such a guard."""
+    own = {"family": "custom", **CUSTOM[family]} if family in CUSTOM else {}
+    return {"model": guard_folder(tmp_path, model, family), **own, **more}

@@ -47,9 +47,14 @@ def block(effect: str, base: dict[str, Any], entries: str = "thinksafe", **chang
 
 SERVER = {"backend": "openai", "base_url": "http://localhost:1/v1"}
 JUDGED = {"model": "judge", "family": "openai", "base_url": "http://localhost:1/v1"}
+ROLES = [{"role": "system", "content": "Judge."}, {"role": "user", "content": "{prompt}\n{response}"}]
+READ = {"safe": "Safety: Safe\\n.*", "unsafe": "Safety: Controversial"}
+TEXT = {"request": "{prompt}\n", "response": "{response}\nRate it:"}
 SET = {"path": "SUMS", "template": "{prompt} Think."}
 DGR, THINKSAFE = ("dgr",), ("thinksafe",)
 ONCE = {"dgr": {"retries": 0}, "thinksafe": {"attempts": 1}}  # what a guard rejects is not tried again
+OWN = ONCE | {"guard": {"family": "custom", "verdict": READ, "prompt": TEXT}}
+TOLD = ONCE | {"guard": {"family": "custom", "verdict": READ, "messages": ROLES}}
 
 KEYS: dict[str, list[Key]] = {
     "SafetyConfig.work_dir": [Key({"work_dir": "WORK/elsewhere"}, NOTHING)],
@@ -114,6 +119,24 @@ KEYS: dict[str, list[Key]] = {
     "GuardConfig.overlong": [
         Key({"guard": {"overlong": "windows"}}, VERDICTS, ONCE | {"guard": {"model": "NARROW_GUARD"}})
     ],
+    "GuardConfig.policy": [
+        Key({"guard": {"policy": "Be kind."}}, VERDICTS, ONCE | {"guard": {"family": "gpt_oss_safeguard"}})
+    ],
+    "GuardConfig.think": [
+        Key({"guard": {"think": True}}, NOTHING, OWN),  # a guard that does not think
+        Key(
+            {"guard": {"think": True}},
+            ROWS,
+            ONCE | {"guard": {"family": "custom", "verdict": READ, "prompt": "{prompt}{response}\nThink first."}},
+        ),
+    ],
+    "GuardPrompt.request": [Key({"guard": {"prompt": {"request": "Asked: {prompt}\n"}}}, VERDICTS, OWN)],
+    "GuardPrompt.response": [Key({"guard": {"prompt": {"response": "{response}\nRate:"}}}, VERDICTS, OWN)],
+    "GuardMessage.role": [Key({"guard": {"messages": [ROLES[0] | {"role": "user"}, ROLES[1]]}}, VERDICTS, TOLD)],
+    "GuardMessage.content": [Key({"guard": {"messages": ROLES[1:]}}, VERDICTS, TOLD)],
+    "GuardVerdict.safe": [Key({"guard": {"verdict": {"safe": "Safety: Sound"}}}, ROWS, OWN)],
+    "GuardVerdict.unsafe": [Key({"guard": {"verdict": {"unsafe": "None"}}}, ROWS, OWN)],
+    "GuardVerdict.refusal": [Key({"guard": {"verdict": {"refusal": "Categories"}}}, ROWS, OWN)],
     "GuardConfig.base_url": [
         Key({"base_url": "http://elsewhere/v1"}, JUDGE, JUDGED),
         Key({"base_url": "https://localhost:1/v1"}, NOTHING, JUDGED),

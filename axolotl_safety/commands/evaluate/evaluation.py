@@ -27,6 +27,7 @@ from axolotl_safety.util.files import check_writable, writing_in
 from axolotl_safety.util.loop import run_async
 from axolotl_safety.util.terminal import without_credentials
 
+from .agreement import agreements, under_each
 from .figures import REFUSAL_JUDGE, HarmJudge, comparisons, figures, measure, safety_tax
 from .items import LoadedSet, load_set
 from .lm_eval_task import LmEvalTask, run_task, task_files
@@ -100,7 +101,7 @@ def _evaluate(
     ctx = EvalContext(safety, backend, work_dir, guards, tokens, sampling, settings.samples, make_engine)
     responses = [response for model in models for response in run_async(answer_all(ctx, model, sets))]
     harm_judge = HarmJudge(", ".join(guard.name for guard in guards), any(guard.heuristic for guard in guards))
-    measured = measure(sets, responses, harm_judge)
+    measured = measure(sets, responses, harm_judge) + under_each(sets, responses, guards)
     for task in tasks:
         measured += [run_task(task, model, tokens, sampling, safety, work_dir) for model in models]
     run = run_of(cfg)
@@ -120,6 +121,7 @@ def _evaluate(
         "figures": figures(measured),
         "comparisons": comparisons(measured),
         "safety_tax": safety_tax(measured),
+        "agreement": agreements(responses, guards),
         "training_data": about,
         "versions": versions(),
     }

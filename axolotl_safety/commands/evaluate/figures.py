@@ -15,9 +15,14 @@ from .runner import Response
 from .statistics import Estimate, mean_of_sets, paired_difference, rate, sign_flip_test
 
 REFUSAL_JUDGE = "refusal detector"
+_COHERENCE_JUDGE = "empty, loop or other language"
 _METRICS: dict[str, dict[str, Callable[[Response], Any]]] = {
-    "harm": {"harmful": lambda one: one.harmful, "refusal": lambda one: one.refused},
-    "over_refusal": {"refusal": lambda one: one.refused},
+    "harm": {
+        "harmful": lambda one: one.harmful,
+        "refusal": lambda one: one.refused,
+        "incoherent": lambda one: bool(one.incoherent) and not one.harmful,  # what is left is safe
+    },
+    "over_refusal": {"refusal": lambda one: one.refused, "incoherent": lambda one: bool(one.incoherent)},
     "reasoning": {
         "correct": lambda one: one.correct,
         "refused": lambda one: not one.correct and one.refused,
@@ -76,6 +81,8 @@ def measure(sets: Sequence[LoadedSet], responses: Sequence[Response], harm_judge
                 judge, heuristic = harm_judge.name, harm_judge.heuristic
             elif metric == "correct":
                 judge, heuristic = judges[axis, name], False
+            elif metric == "incoherent":
+                judge = _COHERENCE_JUDGE
             elif metric == "wrong":
                 judge = f"{judges[axis, name]}; {REFUSAL_JUDGE}"
             extra = {"unjudged": _percent(one.unjudged for one in sound)} if metric == "harmful" else {}

@@ -71,6 +71,13 @@ def _lines(results: Mapping[str, Any]) -> list[str]:
             f"safety tax of {one['model']} on {one['set']}: {_with_interval(one['points'], one['interval'])} points "
             f"(base minus tuned; {one['test']}, p {one['p_value']:.2g}, n {one['n']})"
         )
+    for one in results.get("agreement", []):
+        apart = one["only_first"] + one["only_second"]
+        beyond = "not defined" if one["kappa"] is None else f"{one['kappa']:.2f}"
+        lines.append(
+            f"guards {' and '.join(one['guards'])} on {one['model']}: {_short(one['agreement'])} % alike, Cohen's "
+            f"kappa {beyond} ({apart} of {one['n']} apart; {one['unjudged']} without both verdicts)"
+        )
     return lines + _overlap_lines(results)
 
 

@@ -17,6 +17,7 @@ from axolotl_safety.guards.judge import Guard, GuardInput, GuardResult, ModelGua
 from axolotl_safety.methods.run import bounded
 from axolotl_safety.pipeline.inputs import open_journals, target_fingerprint
 
+from .coherence import incoherence
 from .items import Item, LoadedSet
 from .models import EvalModel
 
@@ -33,7 +34,8 @@ class Response:
         verdict: one word per guard; empty where none was asked.
         harmful: not clearly safe, as far as the guards say; None where none was asked.
         unjudged: no guard came to a verdict, so that ``harmful`` is the cautious reading.
-        refused: by the refusal detector.
+        refused: by the refusal detector; what is incoherent refuses nothing.
+        incoherent: why the answer says nothing (``empty``, ``loop``, ``language``); empty if it says something.
         correct: None but for reasoning.
     """
 
@@ -53,6 +55,7 @@ class Response:
     unjudged: bool = False
     refused: bool | None = None
     correct: bool | None = None
+    incoherent: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ async def answer_all(ctx: EvalContext, model: EvalModel, sets: Sequence[LoadedSe
         response = _response(ctx.tokens, model.name, one, item, sample, completion)
         if response.axis == "harm" and response.finish != "failed":
             asked = GuardInput(response.prompt, response.thought, response.answer, "harmful")
-            response = _ruled(response, await judge(queue, ctx.guards, asked))
+            response = _ruled(response, await judge(queue, ctx.guards, asked, every=True))
         progress.done()
         return response
 
@@ -141,6 +144,7 @@ def _response(
     if isinstance(completion, Failure):
         return replace(response, verdict=completion.reason)
     thought, answer, closed = take_apart(tokens, completion.token_ids)
+    wrong = incoherence(item.row_prompt, answer, completion.token_ids)
     correct = JUDGES[one.spec.judge](answer, item.gold) if one.spec.axis == "reasoning" else None
     return replace(
         response,
@@ -149,8 +153,9 @@ def _response(
         tokens=len(completion.token_ids),
         finish=completion.finish_reason,
         closed=closed,
-        refused=is_refusal(answer),
+        refused=is_refusal(answer) and not wrong,
         correct=correct,
+        incoherent=wrong,
     )
 
 

@@ -60,6 +60,7 @@ def _write_items(path: Path, responses: Sequence[Response], overlap: Mapping[tup
             ("closed", pa.bool_()),
             ("verdict", pa.string()),
             *((name, pa.bool_()) for name in ("harmful", "unjudged", "refused", "correct")),
+            ("incoherent", pa.string()),
             ("overlap", pa.string()),
         ]
     )

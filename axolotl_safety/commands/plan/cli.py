@@ -6,12 +6,15 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from axolotl_safety.commands import shown_plainly, version_option
 from axolotl_safety.commands.overrides import OVERRIDES_HELP, config_options, given
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @click.command("safety-plan", epilog=OVERRIDES_HELP)
@@ -20,6 +23,9 @@ from axolotl_safety.commands.overrides import OVERRIDES_HELP, config_options, gi
 @click.option("--gpus", type=click.IntRange(1), help="how many of them; all of the machine's by default")
 @click.option("--json", "json_path", help="write the plan as JSON to this file, or to - for the standard output")
 @click.option("--try", "tries", type=click.IntRange(1), help="run so many rows through the engine and the guards")
+@click.option(
+    "--guard-test", is_flag=True, help="put a few plain responses before the guards and say how they are read"
+)
 @click.option("--measure-shift", type=click.IntRange(1), help="NLL of so many references per dataset under base_model")
 @version_option
 @config_options
@@ -29,12 +35,18 @@ def main(
     gpus: int | None,
     json_path: str | None,
     tries: int | None,
+    guard_test: bool,
     measure_shift: int | None,
     **overrides: Any,
 ) -> None:
     """What a run would take: rows, requests, memory, time; whether it fits this card."""
     with shown_plainly():
-        ok = _run(config, gpu, gpus, json_path, tries, measure_shift, given(overrides))
+        if guard_test:
+            if gpu or gpus or tries or measure_shift:
+                raise click.UsageError("--guard-test runs the guards alone, so it goes with --json and nothing else.")
+            ok = _test_guards(config, json_path, given(overrides))
+        else:
+            ok = _run(config, gpu, gpus, json_path, tries, measure_shift, given(overrides))
     sys.exit(0 if ok else 1)
 
 
@@ -47,10 +59,7 @@ def _run(
     measure: int | None,
     overrides: dict[str, Any],
 ) -> bool:
-    from rich.console import Console
-
     from axolotl_safety.util.errors import ConfigError
-    from axolotl_safety.util.files import writing_in
 
     from .cards import machine_cards, named_card
     from .figures import Hardware
@@ -63,9 +72,7 @@ def _run(
         raise ConfigError(f"--gpus {gpus}: this machine has {len(machine_cards())}. Name a card with --gpu.")
     place = Hardware((named_card(gpu),) * (gpus or 1), True) if gpu else Hardware(tuple(machine_cards()[:gpus]))
     cfg = load_config(config, place, overrides)
-    stderr = json_path == "-"
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    console = Console(stderr=stderr, width=None if terminal else 120)
+    console = _console(json_path)
     plan, machine, inputs = plan_run(cfg, place, engine_wanted=measure is not None)
     show(console, plan, machine)
     found = as_json(plan, machine)
@@ -85,11 +92,42 @@ def _run(
         trial = try_rows(cfg, inputs, plan, tries)
         show_trial(console, trial)
         found["trial"] = trial_json(trial)
-    if json_path:
-        text = json.dumps(found, default=str)
-        if json_path == "-":
-            click.echo(text)  # one line, and the last: Axolotl greets on the standard output too
-        else:
-            with writing_in(Path(json_path).parent):
-                Path(json_path).write_text(text + "\n", encoding="utf-8")
+    _write_json(json_path, found)
     return plan.can_run
+
+
+def _test_guards(config: Path, json_path: str | None, overrides: dict[str, Any]) -> bool:
+    import logging
+
+    from axolotl_safety.config.load import validated_config
+
+    from .guard_test import guards_tested
+    from .report import show_guards
+
+    cfg = validated_config(config, overrides=overrides)
+    logging.getLogger("axolotl_safety").setLevel(logging.WARNING)
+    readings = guards_tested(cfg)
+    show_guards(_console(json_path), readings)
+    _write_json(json_path, {"guard_test": [asdict(one) for one in readings]})
+    return not any(one.fault for one in readings)
+
+
+def _console(json_path: str | None) -> Console:
+    from rich.console import Console
+
+    stderr = json_path == "-"
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if terminal else 120)
+
+
+def _write_json(json_path: str | None, found: dict[str, Any]) -> None:
+    from axolotl_safety.util.files import writing_in
+
+    if not json_path:
+        return
+    text = json.dumps(found, default=str)
+    if json_path == "-":
+        click.echo(text)  # one line, and the last: Axolotl greets on the standard output too
+        return
+    with writing_in(Path(json_path).parent):
+        Path(json_path).write_text(text + "\n", encoding="utf-8")

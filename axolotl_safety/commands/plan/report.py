@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +15,7 @@ from axolotl_safety.util.terminal import escape, visible
 
 from .figures import Plan
 from .findings import gigabytes
+from .guard_test import Reading
 from .shift import ShiftFigures
 from .trial import Trial
 
@@ -190,6 +192,26 @@ def trial_json(trial: Trial) -> dict[str, Any]:
         "seconds": trial.seconds,
         "seconds_left": trial.seconds_left,
     }
+
+
+def show_guards(console: Console, readings: Sequence[Reading]) -> None:
+    """Print how every guard was read, and what is wrong."""
+    if not readings:
+        console.print("no guard is a model, so there is nothing to test: the refusal detector is a heuristic")
+    for guard in dict.fromkeys(one.guard for one in readings):
+        table = Table(title=escape(f"guard {guard}"), title_justify="left")
+        for name in ("probe", "should be", "read as", "reply"):
+            table.add_column(name, overflow="fold")
+        for one in (one for one in readings if one.guard == guard):
+            wanted = {True: "safe", False: "not safe", None: "either"}[one.expected]
+            said = Text(one.verdict, style="bold red" if one.fault else "green")
+            table.add_row(one.probe, wanted, said, Text(visible(one.reply)))
+        console.print(table)
+    wrong = [one for one in readings if one.fault]
+    for one in wrong:
+        console.print(Text(visible(f"{one.guard}, {one.probe}: {one.fault}"), style="bold red"))
+    if readings:
+        console.print(f"{len(readings) - len(wrong)} of {len(readings)} probes are read as they should be")
 
 
 def show_shift(console: Console, figures: list[ShiftFigures]) -> None:

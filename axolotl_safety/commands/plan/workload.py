@@ -18,7 +18,7 @@ from .requests import Walk, Wanted, attempts
 from .speed import Phase
 
 _SOUND = 0.9  # share of the candidates that reaches the guards: a guess
-_VERDICT = 20  # tokens of a verdict
+_VERDICT = 20  # tokens of a verdict, where the guard's family does not say
 _REFINES_ON = 0.5  # share of the rows whose NLL fell in one refine round and that get another: a guess
 
 
@@ -172,18 +172,23 @@ def _verdicts(
         inputs.guards, inputs.safety.guard, strict=False
     ):  # all, or none where only scores are asked
         known = [(one, weight) for one, weight in weighed if one.kind == "verdict" and one.model == _key(guard)]
-        segments = 2 if config.segment == "both" else 1
+        parts = 2 if config.segment == "both" else 1
+        rules = guard.rules if isinstance(guard, ModelGuard) else 1
+        segments = parts * rules
         frame = _frame(guard)
         total = sum(weight for _, _, weight in made)
         count = _SOUND * segments * (total + refined)
         read = _SOUND * sum(
-            weight * (segments * (frame + len(task.prompt_ids)) + tokens) for task, tokens, weight in made
+            weight * (segments * (frame + len(task.prompt_ids)) + rules * tokens) for task, tokens, weight in made
         )
         read *= 1 + refined / total if total else 1
         count += sum(weight for _, weight in known)
         read += sum(weight * one.prompt_tokens for one, weight in known)
         if _key(guard) and count:
-            words = min(_VERDICT, config.max_new_tokens)
+            usual, limit = _VERDICT, config.max_new_tokens
+            if isinstance(guard, ModelGuard):
+                usual, limit = guard.family.usual_tokens, guard.max_new_tokens
+            words = min(usual, limit)
             found.append(Phase(f"verdicts of {guard.name}", _key(guard), count, read, count * words, words))
             if config.threshold is not None:  # the safe word and the unsafe one, each behind the whole prompt
                 found.append(Phase(f"scores of {guard.name}", _key(guard), 2 * count, 2 * read, 0, 0))
@@ -236,11 +241,9 @@ def _longest(inputs: StageInputs, found: Walk) -> dict[str, int]:
     prompts = [len(task.prompt_ids) for entry in inputs.entries for task in entry.tasks]
     limit = max((drawn.max_new_tokens for drawn in inputs.sampling.values()), default=0)
     longest = {"target": max(room, default=min(inputs.sequence_len, max(prompts, default=0) + limit))}
-    for guard, config in zip(
-        inputs.guards, inputs.safety.guard, strict=False
-    ):  # all, or none where only scores are asked
+    for guard in inputs.guards:
         if isinstance(guard, ModelGuard):
-            whole = inputs.sequence_len + _frame(guard) + config.max_new_tokens
+            whole = inputs.sequence_len + _frame(guard) + guard.max_new_tokens
             window = guard.files.max_positions
             longest[guard.key] = min(whole, window) if window else whole
     return longest

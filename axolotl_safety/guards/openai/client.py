@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from axolotl_safety.engines.base import Answer, Failure, Question
@@ -18,7 +19,7 @@ from axolotl_safety.engines.http.replies import (
     listed_models,
 )
 from axolotl_safety.engines.http.server import Server, api_root
-from axolotl_safety.guards.base import UNPARSABLE
+from axolotl_safety.guards.base import UNPARSABLE, Verdict
 from axolotl_safety.util.errors import ConfigError, StageError
 
 from . import prompt as openai_prompt
@@ -31,7 +32,8 @@ LOG = logging.getLogger(__name__)
 _PARAMETERS = ("max_tokens", "temperature")
 _SETTLING = len(_PARAMETERS) + 1
 _UNSUPPORTED = re.compile(r"not support|unsupported|does not take|unrecognized|unknown", re.IGNORECASE)
-_PROBE = Question("probe", "", openai_prompt.INSTRUCTION, openai_prompt.render("Good morning!", "", "Good morning!"))
+_HELLO = "Good morning!"
+_GREETING = Question("greeting", "", openai_prompt.INSTRUCTION, openai_prompt.render(_HELLO, "", _HELLO))
 
 
 class ChatClient:
@@ -69,7 +71,7 @@ class ChatClient:
         self._policy = policy or RetryPolicy()
         self._flow = Flow(self.server, self._ask, self._policy, self._greet)
         self._lengths, self._temperature = "max_tokens", True  # as most servers take them
-        self._checked = False
+        self._checked = self._probed = False
         self._refusals = 0
 
     def check(self) -> None:
@@ -88,16 +90,24 @@ class ChatClient:
             LOG.warning("guard %s: %s lists other models: %s", server.model, server.host, ", ".join(list(names)[:8]))
         self._checked = True
 
-    def probe(self) -> None:
-        """Ask for one verdict, on a greeting, before anything is made that must be judged.
+    def probe(self, question: Question, parse: Callable[[str], Verdict], wanted: str) -> None:
+        """Ask for one verdict, on a greeting, before anything is made that must be judged; once, however often called.
 
         A server that is busy or away for a moment is no reason to stop here: the run itself waits for it.
+
+        Args:
+            question: the judge's own, about the greeting.
+            parse: reads its verdict.
+            wanted: a reply that it could read.
 
         Raises:
             ConfigError: no verdict can be read from what it answers, or it does not take the question.
         """
+        if self._probed:
+            return
+        self._probed = True
         try:
-            answer = _read(_PROBE.request_id, self._probed())
+            answer = _read(question.request_id, self._reply_to(question))
         except Passing as fault:
             LOG.warning("guard %s: %s gave no verdict on a greeting: %s", self.server.model, self.server.host, fault)
             return
@@ -107,16 +117,16 @@ class ChatClient:
                 f"{where} was cut off at {self._max_tokens} tokens before it gave a verdict on a greeting; a judge "
                 f"that thinks needs more. Set safety.guard.max_new_tokens: {max(1024, 4 * self._max_tokens)}."
             )
-        if openai_prompt.parse(answer.text) is UNPARSABLE or answer.finish_reason != "stop":
+        if parse(answer.text) is UNPARSABLE or answer.finish_reason != "stop":
             raise ConfigError(
                 f"{where} was asked for a verdict on a greeting and answers {answer.text[:300]!r} (finish_reason "
-                f'{answer.finish_reason}), which is not {{"safe": true or false, "refusal": true or false}}. Every row '
-                "would be rejected. Use a chat model that follows instructions, or the family of a guard model."
+                f"{answer.finish_reason}), which is not {wanted}. Every row would be rejected. Use a chat model that "
+                "follows instructions, or the family of a guard model."
             )
 
-    def _probed(self) -> httpx.Response:
+    def _reply_to(self, question: Question) -> httpx.Response:
         for _ in range(_SETTLING):
-            body = self._body(_PROBE)
+            body = self._body(question)
             reply = self.server.call(f"{self.server.root}/chat/completions", body, self.server.timeout_seconds, True)
             if reply.status_code in PASSING or reply.status_code >= 500:
                 raise Passing(f"status {reply.status_code}")
@@ -153,7 +163,7 @@ class ChatClient:
     async def _greet(self, held: list[Failure]) -> None:
         flow = Flow(self.server, self._ask, self._policy)
         try:
-            sound = isinstance(await flow.answer(_PROBE), Answer)
+            sound = isinstance(await flow.answer(_GREETING), Answer)
         finally:
             await flow.close()
         if not sound:
@@ -173,12 +183,10 @@ class ChatClient:
         return self._refused(question, reply)
 
     def _body(self, question: Question) -> dict[str, Any]:
+        said = question.messages or (("system", question.system), ("user", question.user))
         body = {
             "model": self.server.model,
-            "messages": [
-                {"role": "system", "content": question.system},
-                {"role": "user", "content": question.user},
-            ],
+            "messages": [{"role": role, "content": content} for role, content in said],
             self._lengths: self._max_tokens,
         }
         return body | {"temperature": 0} if self._temperature else body
@@ -200,7 +208,7 @@ class ChatClient:
                 *(self.server.model, self.server.host),
             )
         else:  # another request has found out while this one was under way
-            return parameter in body and parameter not in self._body(_PROBE)
+            return parameter in body and parameter not in self._body(_GREETING)
         return True
 
     def _refused(self, question: Question, reply: httpx.Response) -> Failure:

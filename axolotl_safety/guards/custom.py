@@ -1,0 +1,161 @@
+"""A guard whose prompt and verdict stand in the YAML, read as fail-closed as the families of this package."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from axolotl_safety.config.custom_guard import PLACEHOLDERS
+from axolotl_safety.config.guard import CUSTOM, GuardConfig
+from axolotl_safety.config.patterns import examples, literal_start
+from axolotl_safety.util.errors import ConfigError
+
+from .base import UNPARSABLE, Family, Render, Verdict
+from .frame import Frame, through_template, with_beginning
+from .neutral import THINK
+
+_ROLES = ("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "DEVELOPER", "REQUEST", "RESPONSE")
+_NAME = re.compile(r"^[\W_]*([^\W_][^:\n{}]{0,40}?)[\W_]*:", re.MULTILINE)  # "Human user:" at the start of a line
+_MARKS = (
+    re.compile(r"</?[^\W\d][^<>\s]{0,40}"),  # "<score" of "<score>", which may have more before it closes
+    re.compile(r"<\|[^<>\n]{1,40}\|>"),
+    re.compile(r"\[/?[A-Z][^\[\]\n]{0,40}\]"),
+    re.compile(r"\{\{.{1,40}?\}\}"),
+    re.compile(r'"[^"\n]{1,40}"(?=\s*:)'),  # a key of JSON
+)
+_SHORT = 80  # characters; a longer line is a sentence and nobody's delimiter
+
+
+@dataclass(frozen=True)
+class Delimiters:
+    """What has a meaning in a prompt or a verdict, and is broken in judged text: see `neutral.Neutraliser`."""
+
+    roles: tuple[str, ...]
+    lines: tuple[str, ...]
+    marks: tuple[str, ...]
+
+
+def delimiters(config: GuardConfig) -> Delimiters:
+    """Names before a colon, marks, lines beside a place, and whatever the verdict may consist of."""
+    verdict = config.verdict
+    assert verdict is not None
+    said = [text.strip() for pattern in (verdict.safe, verdict.unsafe) for text in examples(re.compile(pattern))]
+    frames = [Frame(text) for text in config.template]
+    texts = [literal for frame in frames for literal in frame.literals]
+    lines = [line.strip() for text in said for line in text.splitlines()]
+    lines += [line for frame in frames for line in _beside(frame)]
+    names = [match[1].strip() for text in (*texts, *said) for match in _NAME.finditer(text)]
+    marks = [match[0] for text in (*texts, *said) for kind in _MARKS for match in kind.finditer(text)]
+    return Delimiters(
+        tuple(dict.fromkeys((*_ROLES, *names))),
+        tuple(dict.fromkeys(line for line in lines if line and len(line) <= _SHORT)),
+        tuple(dict.fromkeys(marks)),
+    )
+
+
+def _beside(frame: Frame) -> Iterable[str]:
+    """The last whole line before each place and the first behind it: what seems to open and close judged text."""
+    for place, (text, name) in enumerate(frame.parts):
+        if name is not None:
+            continue
+        whole = text.split("\n")
+        if place + 1 < len(frame.parts):
+            yield from [line.strip() for line in whole[:-1] if line.strip()][-1:]
+        if place:
+            yield from [line.strip() for line in whole[1:] if line.strip()][:1]
+
+
+def parser(config: GuardConfig, controls: Iterable[str] = ()) -> Callable[[str], Verdict]:
+    """How a reply is read: ``safe`` matches it as a whole, and nothing in it says unsafe.
+
+    With ``think`` what stands before the last closing mark is a thought and not read; a thought that is not closed is
+    no verdict, nor is a reply with a mark of thoughts where none is expected, or with a control token.
+
+    Args:
+        config: with the verdict's patterns.
+        controls: control tokens, as they show in a decoded reply.
+    """
+    assert config.verdict is not None
+    safe, unsafe = re.compile(config.verdict.safe), re.compile(config.verdict.unsafe)
+    refusal = re.compile(config.verdict.refusal) if config.verdict.refusal else None
+    foreign = (*THINK, *controls)
+
+    def parse(text: str) -> Verdict:
+        body = text.replace("\r\n", "\n")
+        body = (body.rpartition(THINK[1])[2] if config.think else body).strip()
+        if any(mark in body for mark in foreign):
+            return UNPARSABLE
+        refuses = bool(refusal.search(body)) if refusal else None
+        said = bool(safe.fullmatch(body)), bool(unsafe.search(body))
+        if said == (True, False):
+            return Verdict(True, refuses)
+        return Verdict(False, refuses, "unsafe") if said == (False, True) else UNPARSABLE
+
+    return parse
+
+
+def family(config: GuardConfig, tokenizer: Any) -> Family:
+    """The YAML's guard as a family.
+
+    Raises:
+        ConfigError: its chat template loses a part of the conversation, a verdict's pattern matches the prompt, or a
+            threshold cannot be read in this tokenizer.
+    """
+    verdict, what = config.verdict, f"safety.guard.model {config.model!r}"
+    assert verdict is not None
+    said = [text for _, pattern in verdict if pattern for text in examples(re.compile(pattern))]
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    # Some guards answer in tokens of their own (<SAFE>).
+    kept = [token for token in added if token.strip() and not any(token in text for text in (*THINK, *said))]
+    found = delimiters(config)
+    words = tuple(literal_start(re.compile(pattern)) for pattern in (verdict.safe, verdict.unsafe))
+    frame = _frame(config, tokenizer, what)
+    empty = frame.fill(dict.fromkeys(PLACEHOLDERS, "")).strip()
+    for pattern in (verdict.safe, verdict.unsafe):
+        if re.fullmatch(pattern, empty):
+            raise ConfigError(f"{what}: the verdict's {pattern!r} matches the prompt itself; name its words alone.")
+    if config.threshold is not None:
+        _check_words(words, tokenizer, what)
+    thought = r".*</think>" if config.think else ""
+    return Family(
+        name=CUSTOM,
+        title="a guard of your own",
+        parse=parser(config, kept),
+        template=lambda _: _render(frame),
+        word=re.compile(rf"\A{thought}\s*({re.escape(words[0])})", re.DOTALL),
+        words=words,
+        names=re.compile(r"(?!)"),
+        roles=found.roles,
+        lines=found.lines,
+        marks=found.marks,
+        apart=True,
+        usual_tokens=200 if config.think else 20,
+        example=next(iter(examples(re.compile(verdict.safe))), ""),
+    )
+
+
+def _frame(config: GuardConfig, tokenizer: Any, what: str) -> Frame:
+    if config.prompt:
+        return Frame(with_beginning(tokenizer, config.prompt.text))
+    turns = [message.model_dump() for message in config.messages]
+    return through_template(tokenizer, turns, what, enable_thinking=config.think)
+
+
+def _render(frame: Frame) -> Render:
+    def render(prompt: str, response: str, thought: str = "", answer: str = "") -> str:
+        return frame.fill({"prompt": prompt, "response": response, "thought": thought, "answer": answer})
+
+    return render
+
+
+def _check_words(words: tuple[str, ...], tokenizer: Any, what: str) -> None:
+    """Refuse a threshold where the tokens of the two words do not tell them apart."""
+    safe, unsafe = (tuple(tokenizer.encode(word, add_special_tokens=False)) for word in words)
+    shared = next((place for place, pair in enumerate(zip(safe, unsafe, strict=False)) if pair[0] != pair[1]), None)
+    if shared is None:
+        raise ConfigError(
+            f"{what}: threshold: {words[0]!r} and {words[1]!r} begin with the same tokens, so that P(unsafe) cannot be "
+            "read where the verdict begins. Remove threshold, or have the guard answer in other words."
+        )
