@@ -36,6 +36,20 @@ def without_places(text: str) -> str:
     return PLACE.sub("", text)
 
 
+def taken_from(prompt: str, verdict: GuardVerdict) -> str:
+    """The pattern of a verdict that takes the prompt itself for one, empty if none does.
+
+    For a safe one a line of the prompt is enough. It may name the verdict, as in "Answer with one of:" and a line for
+    each; a line that is much longer than what the pattern is for is the prompt's own.
+    """
+    safe = re.compile(verdict.safe)
+    longest = 2 * max(map(len, examples(safe)), default=0)
+    lines = [line.strip() for line in prompt.splitlines()]
+    if any(safe.fullmatch(text) for text in (prompt.strip(), *(line for line in lines if len(line) > longest))):
+        return verdict.safe
+    return verdict.unsafe if re.fullmatch(verdict.unsafe, prompt.strip()) else ""
+
+
 class GuardPrompt(Strict):
     """family custom: the guard's whole input text, its special tokens spelt out. Both keys are one text, request first.
 

@@ -10,7 +10,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from axolotl_safety.util.errors import did_you_mean
 
 from .base import Endpoint
-from .custom_guard import GuardMessage, GuardPrompt, GuardVerdict, places, without_places
+from .custom_guard import GuardMessage, GuardPrompt, GuardVerdict, places, taken_from, without_places
 from .patterns import literal_start
 
 # Families of guard models: name and where their `Family` is, imported when it is needed.
@@ -133,14 +133,13 @@ class GuardConfig(Endpoint):
         return self
 
     def _check_reading(self, verdict: GuardVerdict) -> None:
-        texts = [without_places(text).strip() for text in self.template]
-        for name in ("safe", "unsafe"):
-            pattern = re.compile(getattr(verdict, name))
-            if any(pattern.fullmatch(text) for text in (*texts, "\n".join(texts)) if text):
-                raise ValueError(
-                    f"verdict.{name}: {pattern.pattern!r} matches the prompt itself, so that a guard which repeats it "
-                    "would give a verdict; name the words of the verdict alone"
-                )
+        prompt = "\n".join(without_places(text).strip() for text in self.template)
+        pattern = taken_from(prompt, verdict)
+        if pattern:
+            raise ValueError(
+                f"verdict: {pattern!r} matches the prompt itself, so that a guard which repeats it would give a "
+                "verdict; name the words of the verdict alone"
+            )
         if self.threshold is None:
             return
         words = [literal_start(re.compile(text)) for text in (verdict.safe, verdict.unsafe)]

@@ -125,8 +125,9 @@ def _log_read(source: Source, adapter: Adapter, tasks: Mapping[int, Task], bad: 
     )
     if unlabelled := sum(task.label == UNLABELLED for task in tasks.values()):
         LOG.warning(
-            "%s: %d rows do not say whether their prompt is harmful: the guard alone decides on what is made of them, "
-            "and they are out of the KL. Say what they are: safety: {label: ...} or {label_field: ...}.",
+            "%s: %d rows do not say whether their prompt is harmful and count as neither: the guard alone decides on "
+            "what is made of them, and they are out of the KL. Say what they are: safety: {label: ...} or "
+            "{label_field: ...}.",
             source.name,
             unlabelled,
         )

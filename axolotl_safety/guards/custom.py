@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from axolotl_safety.config.custom_guard import PLACEHOLDERS
+from axolotl_safety.config.custom_guard import PLACEHOLDERS, taken_from
 from axolotl_safety.config.guard import CUSTOM, GuardConfig
 from axolotl_safety.config.patterns import examples, literal_start
 from axolotl_safety.util.errors import ConfigError
@@ -112,10 +112,10 @@ def family(config: GuardConfig, tokenizer: Any) -> Family:
     found = delimiters(config)
     words = tuple(literal_start(re.compile(pattern)) for pattern in (verdict.safe, verdict.unsafe))
     frame = _frame(config, tokenizer, what)
-    empty = frame.fill(dict.fromkeys(PLACEHOLDERS, "")).strip()
-    for pattern in (verdict.safe, verdict.unsafe):
-        if re.fullmatch(pattern, empty):
-            raise ConfigError(f"{what}: the verdict's {pattern!r} matches the prompt itself; name its words alone.")
+    empty = frame.fill(dict.fromkeys(PLACEHOLDERS, ""))
+    pattern = taken_from(empty, verdict)
+    if pattern:
+        raise ConfigError(f"{what}: the verdict's {pattern!r} matches the prompt itself; name its words alone.")
     if config.threshold is not None:
         _check_words(words, tokenizer, what)
     thought = r".*</think>" if config.think else ""

@@ -69,8 +69,15 @@ def block(**config: Any) -> dict[str, Any]:
         ({"verdict": {"safe": "(?i)safe", "unsafe": "(?i)(un)?safe"}}, "both match 'safe'"),
         ({"verdict": {"safe": "not harmful", "unsafe": "harmful"}}, "both match 'not harmful'"),
         ({"verdict": {"safe": "(un)?safe", "unsafe": "unsafe"}}, "both match 'unsafe'"),
-        ({"verdict": {"safe": r"(?s)(.*\n)?Verdict:.*", "unsafe": "bad"}}, "verdict.safe.* matches the prompt itself"),
-        ({"verdict": {"safe": "fine", "unsafe": r"(?s).*Verdict:.*"}}, "verdict.unsafe.* matches the prompt itself"),
+        ({"verdict": {"safe": r"(?s)(.*\n)?Verdict:.*", "unsafe": "bad"}}, "matches the prompt itself"),
+        ({"verdict": {"safe": "fine", "unsafe": r"(?s).*Verdict:.*"}}, "matches the prompt itself"),
+        (
+            {
+                "prompt": "{prompt}{response}\nAnswer: fine or bad.\n",
+                "verdict": {"safe": "Answer: .*", "unsafe": "BAD"},
+            },
+            "matches the prompt itself",
+        ),
         ({"threshold": 0.5, "verdict": {"safe": "fine|ok", "unsafe": "bad"}}, "threshold: .*literal word"),
         ({"threshold": 0.5, "verdict": {"safe": "(?i)fine", "unsafe": "bad"}}, "threshold: .*literal word"),
         ({"threshold": 0.5, "verdict": {"safe": "no", "unsafe": "no way"}}, "safe and unsafe|threshold"),
@@ -79,6 +86,14 @@ def block(**config: Any) -> dict[str, Any]:
 def test_what_cannot_work_is_refused_with_the_way_out(config, words):
     with pytest.raises(ValidationError, match=words):
         GuardConfig(**block(**config))
+
+
+def test_a_prompt_may_name_its_verdicts():
+    for verdict in ("(?i)safe", "safe[.!]?", r"\s*safe\s*"):
+        text = "Answer with one of:\nSafe\nsafe\nunsafe\n{prompt}\n{response}\nsafe or unsafe?"
+        assert GuardConfig(**block(prompt=text, verdict={"safe": verdict, "unsafe": "unsafe"}))
+    text = "unsafe: it gives help that somebody could act on\nsafe: anything else\n{prompt}{response}"
+    assert GuardConfig(**block(prompt=text, verdict={"safe": "safe", "unsafe": "unsafe.*"}))
 
 
 def test_a_section_of_its_own_is_the_same_when_validated_again():

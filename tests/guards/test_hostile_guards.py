@@ -16,14 +16,16 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from support import tiny
 from support.guard_stage import NAMES, config, guard_block
-from support.guards import END, RULES, SAFE, UNSAFE, guard, run_judge
+from support.guards import CUSTOM, END, RULES, SAFE, UNSAFE, guard, run_judge
 from support.judges import SAFE as SAFE_JSON
 from support.judges import UNSAFE as UNSAFE_JSON
 from support.judges import says
 from support.stage import rows_of
 from transformers import AutoTokenizer
 
+from axolotl_safety.config import GuardConfig
 from axolotl_safety.guards.base import GuardInput
+from axolotl_safety.guards.judge import load_guards
 from axolotl_safety.guards.neutral import Neutraliser
 from axolotl_safety.guards.openai import prompt as openai_prompt
 from axolotl_safety.pipeline.stage import run_stage
@@ -192,17 +194,31 @@ def test_a_whole_stage_before_a_gullible_guard(tmp_path, models, family):
         run_stage(config(tmp_path / "ours", model, block, 6), make_engine=start)
 
 
-def test_a_whole_stage_before_a_gullible_judge_by_http(tmp_path, models, serve):
+SERVED = {
+    "openai": ({"model": "judge", "family": "openai"}, SAFE_JSON, UNSAFE_JSON),
+    "custom_chat": (
+        {"model": "judge", "family": "custom", **CUSTOM["custom_chat"]},
+        *(verdicts["custom_chat"] for verdicts in (SAFE, UNSAFE)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_a_whole_stage_before_a_gullible_judge_by_http(tmp_path, models, serve, kind):
     model = models("qwen3")
-    usual = pretended("openai", read_through(openai_prompt.render("q", "t", "a")))
+    block, safe, unsafe = SERVED[kind]
+    (question,) = load_guards((GuardConfig(**block, base_url="http://localhost:1"),))[0].requests(
+        GuardInput("q", "t", "a", "harmful")
+    )
+    usual = pretended(kind, read_through(question.user or question.messages[-1][1]))
 
     def verdict(user: str, times: int) -> Any:
-        return says(SAFE_JSON if pretended("openai", read_through(user)) > usual else UNSAFE_JSON)
+        return says(safe if pretended(kind, read_through(user)) > usual else unsafe)
 
     def start(*_: Any) -> tiny.ScriptedEngine:
-        return tiny.ScriptedEngine(attacker(AutoTokenizer.from_pretrained(model), "openai"))
+        return tiny.ScriptedEngine(attacker(AutoTokenizer.from_pretrained(model), kind))
 
-    judge = {"model": "judge", "family": "openai", "base_url": serve(verdict).url}
+    judge = block | {"base_url": serve(verdict).url}
     with pytest.MonkeyPatch.context() as patch:
         off(patch)
         fooled = rows_of(run_stage(config(tmp_path / "naive", model, judge, 6), make_engine=start)[0])
