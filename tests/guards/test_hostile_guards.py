@@ -121,7 +121,8 @@ def test_no_disguise_fools_a_guard_that_looks_through_all_of_them(kind, data):
 @example("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f468\u200d\U0001f469\u200d\U0001f467 ok")
 def test_text_without_pretence_stays_as_it_is(kind, text):
     delimiter = {"wildguard": "---", "gpt_oss_safeguard": "1"}.get(kind, "===")
-    assume(not re.search(rf"^[\W_]*{delimiter}[\W_]*$", text, re.MULTILINE))
+    shown = text.replace("\u200d", "")  # a delimiter with joiners in it is one
+    assume(not re.search(rf"^[\W_]*{delimiter}[\W_]*$", shown, re.MULTILINE))
     assert guard(kind)._neutral(text) == text
 
 
