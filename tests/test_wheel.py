@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from axolotl.integrations.base import BasePlugin
 
 import axolotl_safety
 from axolotl_safety.commands.lab import copy_lab, lab_files
 from axolotl_safety.util.errors import ConfigError
+from axolotl_safety.util.releases import PLUGIN
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("axolotl_safety", "examples/lab", "yaml", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
@@ -70,7 +72,8 @@ def test_it_carries_the_package_and_nothing_else(wheel, package):
         for path in (ROOT / "axolotl_safety" / "commands" / "report" / "templates").iterdir()
     }
     data |= {f"axolotl_safety/commands/lab/{path}" for path in lab_files()}
-    data |= {f"axolotl_safety/data/refusal/{name}" for name in ("refusal_weights.json", "acts.txt", "words.txt")}
+    refusal = ("refusal_weights.json", "acts.txt", "languages.txt", "words.txt")
+    data |= {f"axolotl_safety/data/refusal/{name}" for name in refusal}
     assert code | data == {name for name in names if not name.startswith(info)}
     assert {"yaml/lab_dgr.yml", "examples/lab/model/model.safetensors"} <= {str(path) for path in lab_files()}
 
@@ -99,12 +102,20 @@ def test_every_command_is_reachable_and_says_the_version(package):
 def test_the_declared_entry_points_exist(package):
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    declared = setup["options.entry_points"]["axolotl.cli_commands"].split("\n")
     points = PathDistribution(next(package.glob("*.dist-info"))).entry_points
-    assert {(p.name, p.value) for p in points} == {tuple(x.split(" = ")) for x in declared if x}
-    assert sorted(point.name for point in points) == list(COMMANDS)
-    for point in points:
+    declared = {
+        (group, *line.split(" = "))
+        for group, lines in setup["options.entry_points"].items()
+        for line in lines.split("\n")
+        if line
+    }
+    assert {(point.group, point.name, point.value) for point in points} == declared
+    commands = [point for point in points if point.group == "axolotl.cli_commands"]
+    assert sorted(point.name for point in commands) == list(COMMANDS)
+    for point in commands:
         assert point.load().name == point.name
+    (plugin,) = [point for point in points if point.group == "axolotl.plugins"]
+    assert f"{plugin.module}.{plugin.attr}" == PLUGIN and issubclass(plugin.load(), BasePlugin)
 
 
 def test_the_laboratory_comes_out_whole_and_its_recipes_find_their_files(package, tmp_path):

@@ -30,6 +30,9 @@ class EvalSetConfig(Strict):
     max_items: int | None = Field(None, ge=1, description="prompts drawn from this set; unset: safety.eval.max_items")
     lm_eval: str | None = Field(None, description="reasoning: name of a task that lm-eval's own harness runs")
     include_path: str | None = Field(None, description="lm_eval: folder with task files of your own")
+    run_code: bool = Field(
+        False, description="lm_eval: let the task run code that the model wrote, on this machine, as HumanEval does"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -45,7 +48,7 @@ class EvalSetConfig(Strict):
         if self.template is not None and "{prompt}" not in self.template:
             raise ValueError(f"template {self.template!r} has no {{prompt}}, so every row would be asked the same")
         if self.lm_eval:
-            allowed = {"lm_eval", "include_path", "max_items"}
+            allowed = {"lm_eval", "include_path", "max_items", "run_code"}
             alien = sorted(self.changed() - allowed)
             if alien:
                 raise ValueError(f"{', '.join(alien)}: not for lm_eval, whose task decides it; remove it")
@@ -91,9 +94,10 @@ class EvalConfig(Strict):
                 "over_refusal: [XSTest], reasoning: [GSM8K]"
             )
         for axis, one in sets:
-            if axis != "reasoning" and (one.lm_eval or one.answer_field or one.judge != "auto"):
+            if axis != "reasoning" and (one.lm_eval or one.answer_field or one.judge != "auto" or one.run_code):
                 raise ValueError(
-                    f"{axis}: lm_eval, answer_field and judge are for reasoning; remove them here, or move the set"
+                    f"{axis}: lm_eval, answer_field, judge and run_code are for reasoning; remove them here, or move "
+                    "the set"
                 )
         if self.samples > 1 and self.sampling.temperature == 0:
             raise ValueError(

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import lm_eval
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,12 +26,13 @@ from transformers import AutoTokenizer
 
 from axolotl_safety.commands.evaluate import after_training, cli, evaluation, lm_eval_task, report
 from axolotl_safety.commands.evaluate.evaluation import evaluate
-from axolotl_safety.commands.evaluate.items import read_rows
+from axolotl_safety.commands.evaluate.items import load_set, read_rows
 from axolotl_safety.commands.evaluate.overlap import overlaps
 from axolotl_safety.commands.evaluate.report import show
-from axolotl_safety.commands.evaluate.sets import KNOWN, resolve
+from axolotl_safety.commands.evaluate.sets import KNOWN, TASKS, resolve, with_tasks
 from axolotl_safety.config import load
 from axolotl_safety.config.evaluation import AXES, EvalConfig, EvalSetConfig
+from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.util.errors import ConfigError, DataError, StageError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -318,7 +320,9 @@ COLUMNS = {
     ("harm", "WildJailbreak"): [
         {"adversarial": "jinx", "data_type": f"adversarial_{k}"} for k in ("harmful", "benign")
     ],
-    ("over_refusal", "WildJailbreak"): [{"adversarial": "x", "data_type": f"adversarial_{k}"} for k in ("benign", "y")],
+    ("over_refusal", "WildJailbreak"): [
+        {"adversarial": "polish", "data_type": f"adversarial_{k}"} for k in ("benign", "y")
+    ],
     ("harm", "XSTest"): [{"prompt": "jinx", "label": label} for label in ("unsafe", "safe")],
     ("over_refusal", "XSTest"): [{"prompt": "polish", "label": label} for label in ("safe", "unsafe")],
     ("harm", "JBB-Behaviors"): [{"Index": 0, "Goal": "jinx"}],
@@ -326,23 +330,79 @@ COLUMNS = {
     ("reasoning", "GSM8K"): [{"question": "1 + 1?", "answer": "It is 2.\n#### 2"}],
     ("reasoning", "MATH-500"): [{"problem": "1 + 1?", "solution": "\\boxed{2}", "answer": "2"}],
     ("reasoning", "AIME24"): [{"Problem": "1 + 1?", "Solution": "So 2.", "Answer": 2}],
+    ("reasoning", "AIME25"): [{"problem": "1 + 1?", "answer": "2", "id": "0"}],
+    ("harm", "Fortress"): [{"ID": 1, "adversarial_prompt": "jinx", "rubric": ["Does it?"], "benign_prompt": "polish"}],
+    ("over_refusal", "Fortress"): [{"ID": 1, "adversarial_prompt": "jinx", "rubric": [], "benign_prompt": "polish"}],
+    ("harm", "OR-Bench-Toxic"): [{"prompt": "jinx", "category": "violence"}],
+    ("over_refusal", "OR-Bench-Hard"): [{"prompt": "polish", "category": "violence"}],
+    ("over_refusal", "FalseReject"): [{"prompt": "polish", "category_id": 1, "category_text": "c"}],
+    ("harm", "SORRY-Bench"): [
+        {"question_id": 1, "category": "1", "turns": ["jinx"], "prompt_style": style} for style in ("base", "slang")
+    ],
+    ("harm", "WildChat"): [
+        {"toxic": toxic, "conversation": [{"role": "user", "content": "jinx"}, {"role": "assistant", "content": "a"}]}
+        for toxic in (True, False)
+    ],
 }
 
 
 def test_every_known_set_reads_its_own_columns_from_a_local_copy(tmp_path):
     assert set(COLUMNS) == set(KNOWN)
+    tokenizer = tiny.make_tokenizer()
+    tokens = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,))
     for number, ((axis, name), rows) in enumerate(COLUMNS.items()):
-        path = tmp_path / f"{number}.csv"
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        if any(isinstance(value, list) for value in rows[0].values()):
+            path = tiny.write_rows(tmp_path / f"{number}.jsonl", rows)
+        else:
+            path = tmp_path / f"{number}.csv"
+            with open(path, "w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
         spec = resolve(EvalSetConfig(name=name.lower(), path=str(path)), axis)
         kept = read_rows(spec, None, 0)
         assert len(kept) == 1 and any(column in kept[0] for column in spec.prompt_fields), name
         assert axis != "reasoning" or any(column in kept[0] for column in spec.answer_fields), name
+        asked = load_set(spec, EvalSetConfig(name=name), EvalConfig(**{axis: [name]}), tokens, None, None, 0)
+        (item,) = asked.items
+        prompts = {"harm": "jinx", "over_refusal": "polish", "reasoning": "1 + 1?"}
+        assert item.row_prompt == prompts[axis] and (axis != "reasoning" or "2" in item.gold), name
     with pytest.raises(DataError, match="belongs to XSTest"):
         read_rows(resolve(EvalSetConfig(name="XSTest", path=str(path)), "harm"), None, 0)
+
+
+def test_a_set_that_is_a_task_of_lm_evals_is_known_by_its_name():
+    settings = EvalConfig(reasoning=["ifeval", {"name": "GPQA-Diamond", "max_items": 5}, "GSM8K"])
+    ifeval, gpqa, gsm8k = with_tasks(settings).reasoning
+    assert (ifeval.lm_eval, gpqa.lm_eval, gpqa.max_items) == ("ifeval", "gpqa_diamond_cot_zeroshot", 5)
+    assert gsm8k == settings.reasoning[2]
+    found = {path.stem for path in (Path(lm_eval.__file__).parent / "tasks").rglob("*.yaml")}
+    assert set(TASKS.values()) <= found
+    own = EvalConfig(reasoning=[{"name": "IFEval", "path": "my.jsonl"}])
+    assert with_tasks(own).reasoning == own.reasoning
+    with pytest.raises(ConfigError, match=r"lm-eval's task ifeval, which has no template"):
+        with_tasks(EvalConfig(reasoning=[{"name": "IFEval", "template": "{prompt}!"}]))
+
+
+def test_code_that_the_model_wrote_is_run_only_where_it_is_allowed():
+    with pytest.raises(ConfigError, match=r"outside any sandbox.*run_code: true.*HF_ALLOW_CODE_EVAL=1"):
+        with_tasks(EvalConfig(reasoning=["HumanEval"]))
+    (allowed,) = with_tasks(EvalConfig(reasoning=[{"name": "HumanEval", "run_code": True}])).reasoning
+    assert allowed.lm_eval == "humaneval_instruct" and allowed.run_code
+    with pytest.raises(ValidationError, match="run_code are for reasoning"):
+        EvalConfig(harm=[{"path": "a.jsonl", "run_code": True}])
+
+
+@pytest.mark.parametrize("metrics", [["pass@1"], ["prompt_level_strict_acc", "inst_level_strict_acc"]])
+def test_the_number_of_a_task_that_has_no_exact_match(metrics):
+    rows = [{"doc_id": n, "filter": "none", "metrics": metrics, **dict.fromkeys(metrics, float(n))} for n in (0, 1)]
+    if "inst_level_strict_acc" in metrics:
+        rows = [row | {"inst_level_strict_acc": [True, False]} for row in rows]
+    assert lm_eval_task.read_samples("t", rows) == {
+        "metric": metrics[0],
+        "filter": "none",
+        "scores": {"0": 0.0, "1": 1.0},
+    }
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the public data is not on this machine")

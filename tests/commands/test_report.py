@@ -153,11 +153,12 @@ def test_an_evaluation_is_drawn_and_a_broken_one_is_left_out(finished, tmp_path,
 def test_a_merge_is_noted_and_never_fails(finished, tmp_path, caplog):
     work_dir = tmp_path / "work"
     shutil.copytree(finished[1], work_dir)
-    cfg = DictDefault({"base_model": "base<model>", "safety": {"work_dir": str(work_dir)}})
+    cfg = DictDefault(finished[0].to_dict())
+    cfg.safety["work_dir"] = str(work_dir)
     for adapter in ("first", "second"):
         note_merge(cfg, str(tmp_path / adapter), str(tmp_path / "merged"))
     text = Elements((work_dir / "report.html").read_text()).text
-    assert str(tmp_path / "merged") in text and f"{tmp_path / 'second'} on base<model>" in text
+    assert str(tmp_path / "merged") in text and f"{tmp_path / 'second'} on {cfg.base_model}" in text
     assert str(tmp_path / "first") not in text
     (work_dir / "merges.json").write_text("[1")
     assert "Merged models" not in Elements(write_report(work_dir).read_text()).text

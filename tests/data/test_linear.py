@@ -23,7 +23,7 @@ from axolotl_safety.data.examples import _question_and_answer
 from axolotl_safety.data.math_answers import JUDGES, gold_answer, reaches
 from axolotl_safety.data.refusal import features
 from axolotl_safety.data.refusal.detector import is_refusal
-from axolotl_safety.data.tokenizer import split_response
+from axolotl_safety.data.thinking import split_response
 from axolotl_safety.guards.families import all_controls, load_family
 from axolotl_safety.guards.neutral import Neutraliser
 from axolotl_safety.guards.openai import prompt as openai_prompt

@@ -34,7 +34,7 @@ from .lm_eval_task import LmEvalTask, run_task, task_files
 from .models import EvalModel, check_lm_eval, eval_models, warn_of_other_prompts
 from .overlap import overlaps, training_prompts
 from .runner import EvalContext, answer_all
-from .sets import resolve
+from .sets import resolve, with_tasks
 from .store import SCHEMA, write_results
 
 LOG = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def evaluate(cfg: Any, folders: tuple[str, ...] = (), make_engine: Callable[...,
         StageError: the disk does not take what is written.
     """
     safety = section(cfg)
-    settings = safety.eval
+    settings = safety.eval and with_tasks(safety.eval)
     if settings is None:
         raise ConfigError(
             f"safety-eval: the YAML has no safety.eval section, so nothing is to be asked. Add:\n{_EXAMPLE}"
@@ -90,7 +90,7 @@ def _evaluate(
     sampling = _sampling(settings, base.family)
     guards = load_guards(safety.guard) if settings.harm else []
     tasks = [
-        LmEvalTask(one.lm_eval, one.include_path, one.max_items or settings.max_items)
+        LmEvalTask(one.lm_eval, one.include_path, one.max_items or settings.max_items, one.run_code)
         for one in settings.reasoning
         if one.lm_eval
     ]

@@ -144,6 +144,15 @@ def _column(spec: EvalSet, wanted: tuple[str, ...], columns: set[str], what: str
     )
 
 
+def _first_turn(value: Any) -> Any:
+    """The prompt where a column holds a conversation: its first user turn, as text or as a mapping with a role."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    turns = [turn for turn in value if not isinstance(turn, dict) or turn.get("role", "user") == "user"]
+    first = turns[0] if turns else None
+    return first.get("content") if isinstance(first, dict) else first
+
+
 def _item(
     spec: EvalSet,
     row: dict[str, Any],
@@ -154,7 +163,7 @@ def _item(
     seen: Counter[str],
 ) -> Item | str:
     """One row as an item, or why it cannot be asked."""
-    text = row.get(prompt_field)
+    text = _first_turn(row.get(prompt_field))
     if not isinstance(text, str) or not text.strip():
         return "empty_prompt"
     context = row.get(spec.context_field) if spec.context_field else None

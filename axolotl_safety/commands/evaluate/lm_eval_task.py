@@ -34,16 +34,18 @@ from .models import EvalModel
 
 LOG = logging.getLogger(__name__)
 _FILTERS = ("flexible-extract", "none")
-_METRICS = ("math_verify", "exact_match", "acc")
+_METRICS = ("math_verify", "exact_match", "acc", "prompt_level_strict_acc", "pass@1", "pass_at_k")
 
 
 @dataclass(frozen=True)
 class LmEvalTask:
-    """A task, the folder of task files beside lm-eval's own (or None), and how many of its prompts are asked."""
+    """A task, the folder of task files beside lm-eval's own (or None), how many of its prompts are asked, and whether
+    it may run the code that the model writes."""
 
     name: str
     include_path: str | None
     limit: int | None
+    run_code: bool = False
 
 
 def run_task(
@@ -142,6 +144,7 @@ def _run(
             tokenizer.save_pretrained(own)
             arguments = [f"tokenizer={own}" if word.startswith("tokenizer=") else word for word in arguments]
         command = [sys.executable, "-m", "lm_eval", "run", *arguments, "--output_path", folder]
+        command += ["--confirm_run_unsafe_code"] if task.run_code else []
         with open(log, "wb", opener=opener) as file:  # it prints prompts: not for the terminal
             code = subprocess.run(
                 command, stdout=file, stderr=subprocess.STDOUT, env=child_environment(os.environ), check=False

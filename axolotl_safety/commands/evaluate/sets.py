@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from axolotl_safety.config.evaluation import FILES, Axis, EvalSetConfig, MathJudge
+from axolotl_safety.config.evaluation import FILES, Axis, EvalConfig, EvalSetConfig, MathJudge
 from axolotl_safety.util.errors import ConfigError, nearest
 
 Row = Mapping[str, Any]
@@ -27,7 +27,7 @@ class EvalSet:
         gated: whether the hub asks for a login first, when this was written.
         revision: hub revision. None, the newest: none of these sets was ever loaded by us at a revision to vouch for;
             the content's hash is in the results.
-        prompt_fields: columns that may hold the prompt, the first that is there.
+        prompt_fields: columns that may hold the prompt, the first that is there; of a conversation its first user turn.
         context_field: column with text that stands before the prompt, where a row has one.
         answer_fields: columns that may hold the gold answer, the first that is there.
         template: what is asked; ``{prompt}`` stands for the row's prompt.
@@ -78,6 +78,8 @@ _JBB = EvalSet(
     split="harmful",
     prompt_fields=("Goal",),
 )
+_FORTRESS = EvalSet("Fortress", "harm", "ScaleAI/fortress_public", "CC-BY-4.0", prompt_fields=("adversarial_prompt",))
+_OR_BENCH = EvalSet("OR-Bench-Toxic", "harm", "bench-llm/or-bench", "CC-BY-4.0", config="or-bench-toxic")
 _SETS = (
     EvalSet(
         "HarmBench",
@@ -90,7 +92,28 @@ _SETS = (
         keep=_not_copyright,
     ),
     EvalSet("StrongREJECT", "harm", "walledai/StrongREJECT", "MIT", prompt_fields=("prompt", "forbidden_prompt")),
-    *(_WILD, _XSTEST, _JBB),
+    *(_WILD, _XSTEST, _JBB, _FORTRESS, _OR_BENCH),
+    EvalSet(
+        "SORRY-Bench",
+        "harm",
+        "sorry-bench/sorry-bench-202503",
+        "its own",
+        gated=True,
+        prompt_fields=("turns",),
+        keep=_has("prompt_style", "base"),
+    ),
+    EvalSet(
+        "WildChat",
+        "harm",
+        "allenai/WildChat-1M-Full",
+        "ODC-BY",
+        gated=True,
+        prompt_fields=("conversation",),
+        keep=_has("toxic", "true"),
+    ),
+    replace(_FORTRESS, axis="over_refusal", prompt_fields=("benign_prompt",)),
+    replace(_OR_BENCH, name="OR-Bench-Hard", axis="over_refusal", config="or-bench-hard-1k"),
+    EvalSet("FalseReject", "over_refusal", "AmazonScience/FalseReject", "CC-BY-NC-4.0", split="test"),
     replace(_XSTEST, axis="over_refusal", keep=_has("label", "safe")),
     replace(_JBB, axis="over_refusal", split="benign"),
     replace(_WILD, axis="over_refusal", keep=_has("data_type", "adversarial_benign")),
@@ -128,7 +151,48 @@ _SETS = (
         judge="math_verify",
     ),
 )
+_AIME25 = replace(
+    _SETS[-1],
+    name="AIME25",
+    path="math-ai/aime25",
+    licence="",
+    split="test",
+    prompt_fields=("problem",),
+    answer_fields=("answer",),
+)
+_SETS += (_AIME25,)
+# Reasoning sets that lm-eval's own task asks and judges, by the name that papers use.
+_RUN_CODE = frozenset({"HumanEval"})
+TASKS = {"GPQA-Diamond": "gpqa_diamond_cot_zeroshot", "HumanEval": "humaneval_instruct", "IFEval": "ifeval"}
 KNOWN: dict[tuple[Axis, str], EvalSet] = {(one.axis, one.name): one for one in _SETS}
+
+
+def with_tasks(settings: EvalConfig) -> EvalConfig:
+    """The same, with lm-eval's task in the place of every reasoning set that is known by name and is one.
+
+    Raises:
+        ConfigError: keys beside the name that only a set has, or code would be run that nobody allowed.
+    """
+    tasks = {name.lower(): (name, task) for name, task in TASKS.items()}
+
+    def replaced(block: EvalSetConfig) -> EvalSetConfig:
+        name, task = tasks.get((block.name or "").lower(), ("", ""))
+        if not task or block.path is not None:
+            return block
+        if alien := sorted(block.changed() - {"name", "max_items", "run_code"}):
+            raise ConfigError(
+                f"safety.eval.reasoning: {name} is asked and judged by lm-eval's task {task}, which has no "
+                f"{', '.join(alien)}. Remove it, or give {{path: ...}} to have rows of your own asked."
+            )
+        if name in _RUN_CODE and not block.run_code:
+            raise ConfigError(
+                f"safety.eval.reasoning: {name} is judged by running code that the model wrote, on this machine and "
+                f"outside any sandbox. If you mean it: {{name: {name}, run_code: true}}, and HF_ALLOW_CODE_EVAL=1 in "
+                "the environment, which the metric asks for."
+            )
+        return block.model_copy(update={"name": None, "lm_eval": task})
+
+    return settings.model_copy(update={"reasoning": tuple(map(replaced, settings.reasoning))})
 
 
 def resolve(block: EvalSetConfig, axis: Axis) -> EvalSet:
@@ -142,7 +206,7 @@ def resolve(block: EvalSetConfig, axis: Axis) -> EvalSet:
     if found is None and block.path is None:
         near = nearest((block.name or "").lower(), known, 0.5)
         hint = f"did you mean {known[near].name!r}? " if near else ""
-        names = ", ".join(one.name for one in known.values())
+        names = ", ".join([*(one.name for one in known.values()), *(TASKS if axis == "reasoning" else ())])
         raise ConfigError(
             f"safety.eval.{axis}: {block.name!r} is no known set of this axis: {hint}Known here: {names}. For a file "
             "or hub dataset of your own write {path: my.jsonl}."
