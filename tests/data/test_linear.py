@@ -19,7 +19,7 @@ from axolotl_safety.commands.evaluate.overlap import overlaps
 from axolotl_safety.config.guard import FAMILIES
 from axolotl_safety.config.prompts import STEERING_PROMPTS
 from axolotl_safety.data import math_answers
-from axolotl_safety.data.examples import _question_and_answer
+from axolotl_safety.data.examples import _parts
 from axolotl_safety.data.math_answers import JUDGES, gold_answer, reaches
 from axolotl_safety.data.refusal import features
 from axolotl_safety.data.refusal.detector import is_refusal
@@ -163,14 +163,20 @@ SHAPES += [
 
 
 def too_slow(run: Callable[[], Any], limit: float) -> float | None:
-    """Processor time of the fastest of a few runs, None where one of them keeps the limit."""
+    """Processor time of the fastest of some runs, None where one of them keeps the limit.
+
+    A busy machine slows every run for a while, so the later ones wait a moment; what is not linear never keeps it.
+    """
     best = float("inf")
-    for _ in range(5):
+    for attempt in range(20):
+        time.sleep(0.05 if attempt > 3 else 0)
         started = time.process_time()
         run()
         best = min(best, time.process_time() - started)
         if best <= limit:
             return None
+        if best > 20 * limit:
+            break
     return best
 
 
@@ -259,7 +265,7 @@ FUNCTIONS: dict[str, Callable[[str], Any]] = {
     "verdict of openai": openai_prompt.parse,
     "question of openai": lambda text: openai_prompt.render(text, text, text),
     "overlaps": lambda text: overlaps([text], {"one": text}),
-    "direct refusal": lambda text: _question_and_answer(text),
+    "direct refusal": lambda text: _parts(text),
     **{f"verdict of {name}": load_family(name).parse for name in FAMILIES},
 }
 

@@ -67,7 +67,10 @@ from axolotl_safety.util.errors import ConfigError
 
 
 def walk(model: type[BaseModel]) -> Iterator[str]:
-    """``Model.key`` of every key that holds a value, the models inside included, each once."""
+    """``Model.key`` of every key that holds a value, the models inside included, each once.
+
+    The command line is no key: `register` notes there what Axolotl was asked for beside the YAML.
+    """
     seen: list[type[BaseModel]] = []
 
     def inside(annotation: Any) -> list[type[BaseModel]]:
@@ -83,7 +86,7 @@ def walk(model: type[BaseModel]) -> Iterator[str]:
             models = inside(info.annotation)
             for found in models:
                 yield from keys(found)
-            if not models or name in ("harm", "over_refusal", "reasoning"):
+            if name != "command_line" and (not models or name in ("harm", "over_refusal", "reasoning")):
                 yield f"{one.__name__}.{name}"
 
     return keys(model)

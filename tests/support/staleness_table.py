@@ -63,7 +63,6 @@ KEYS: dict[str, list[Key]] = {
     "SafetyConfig.select": [Key({"select": "diverse"}, PARTLY, {"max_rows": 5})],
     "SafetyConfig.choice": [Key({"choice": "lowest_nll"}, ROWS, {"dgr": {"n": 3}, "thinksafe": {"n": 3}})],
     "SafetyConfig.max_hours": [Key({"max_hours": 1}, NOTHING)],
-    "SafetyConfig.command_line": [Key({"command_line": ["--learning-rate=1"]}, NOTHING)],
     "EngineConfig.backend": [Key({"engine": {"backend": "vllm"}}, ANEW), Key({"engine": SERVER}, ANEW)],
     "EngineConfig.python": [Key({"engine": {"python": sys.executable}}, NOTHING)],
     "EngineConfig.dtype": [Key({"engine": {"dtype": "float16"}}, ANEW)],
