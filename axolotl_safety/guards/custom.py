@@ -17,7 +17,8 @@ from .frame import Frame, through_template, with_beginning
 from .neutral import THINK
 
 _ROLES = ("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "DEVELOPER", "REQUEST", "RESPONSE")
-_NAME = re.compile(r"^(?:[^\w\n]|_)*([^\W_][^:\n{}]{0,40}?)(?:[^\w\n]|_)*:", re.MULTILINE)  # "Human user:" at the start of a line
+# "Human user:" at the start of a line
+_NAME = re.compile(r"^(?:[^\w\n]|_)*+([^\W_][^:\n{}]{0,40}?)(?:[^\w\n]|_){0,8}:", re.MULTILINE)
 _MARKS = (
     re.compile(r"</?[^\W\d][^<>\s]{0,40}"),  # "<score" of "<score>", which may have more before it closes
     re.compile(r"<\|[^<>\n]{1,40}\|>"),
