@@ -212,8 +212,8 @@ class SafetyConfig(Strict):
     @classmethod
     def _one_guard_or_many(cls, value: Any) -> Any:
         value = {"model": value} if isinstance(value, str) else value
-        guards = [value] if isinstance(value, (dict, GuardConfig)) else value
-        if isinstance(guards, (list, tuple)) and not guards:
+        guards = value if isinstance(value, (list, tuple)) else [value]
+        if not guards:
             raise ValueError("an empty list of guards would let everything pass; name one, or remove the key")
         return guards
 
