@@ -39,7 +39,6 @@ def test_every_key_is_optional():
         ({"dgr": {"prompt": "rewritten"}}, "no prompt is named 'rewritten'"),
         ({"dgr": {"prompt": "say {prompt}"}}, "foreign response"),
         ({"guard": []}, "empty list of guards"),
-        ({"guard": "some/guard"}, "safety.guard.0: must be a mapping of keys.*got 'some/guard'"),
         ({"guard": None}, "safety.guard.0: must be a mapping of keys.*got None"),
         ({"engine": "vllm"}, "safety.engine: must be a mapping of keys.*got 'vllm'"),
         ({"guard": {"segment": "half"}}, "safety.guard.0.segment"),
@@ -50,6 +49,12 @@ def test_every_key_is_optional():
 def test_what_is_wrong_is_named_with_its_path(safety, words):
     with pytest.raises(ConfigError, match=words):
         prepare_config(raw(safety=safety))
+
+
+def test_a_guard_may_be_its_name_alone_in_a_list_too():
+    named = SafetyConfig(guard=["builtin", {"model": "some/guard"}, "an/other"])
+    assert [one.model for one in named.guard] == ["builtin", "some/guard", "an/other"]
+    assert SafetyConfig(guard="some/guard") == SafetyConfig(guard={"model": "some/guard"})
 
 
 @pytest.mark.parametrize(
