@@ -22,4 +22,10 @@ def __getattr__(name: str) -> Any:
         from axolotl_safety.methods.grpo.dataset import load
 
         return load
+    if name[:1].isupper() or "plug" in name.lower():  # a class that `plugins:` names: no hook of ours runs then
+        from axolotl_safety.util.errors import NoSuchPlugin
+        from axolotl_safety.util.shown import show_plainly
+
+        show_plainly()
+        raise NoSuchPlugin(f"plugins: '{__name__}.{name}' does not exist. Write {__name__}.SafetyPlugin.")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

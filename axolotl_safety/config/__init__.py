@@ -211,11 +211,10 @@ class SafetyConfig(Strict):
     @field_validator("guard", mode="before")
     @classmethod
     def _one_guard_or_many(cls, value: Any) -> Any:
-        value = {"model": value} if isinstance(value, str) else value
-        guards = [value] if isinstance(value, (dict, GuardConfig)) else value
-        if isinstance(guards, (list, tuple)) and not guards:
+        guards = value if isinstance(value, (list, tuple)) else [value]
+        if not guards:
             raise ValueError("an empty list of guards would let everything pass; name one, or remove the key")
-        return guards
+        return [{"model": guard} if isinstance(guard, str) else guard for guard in guards]
 
 
 class SafetyArgs(BaseModel):

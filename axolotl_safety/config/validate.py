@@ -37,6 +37,7 @@ def prepare_config(cfg: Any) -> None:
         ConfigError: naming the key and the way out.
     """
     _check_section_name(cfg)
+    _check_datasets(cfg)
     _check_places(cfg)
     raw = cfg.get(SECTION)
     raw = raw.to_dict() if hasattr(raw, "to_dict") else raw or {}
@@ -69,6 +70,18 @@ def _check_section_name(cfg: Any) -> None:
             raise ConfigError(
                 f"unknown top-level key {key!r}: did you mean {SECTION!r}? Axolotl would silently ignore it."
             )
+
+
+def _check_datasets(cfg: Any) -> None:
+    datasets = cfg.get("datasets") or []
+    entries = datasets if isinstance(datasets, (list, tuple)) else [datasets]
+    wrong = [entry for entry in entries if not isinstance(entry, dict) and not hasattr(entry, "type")]
+    if wrong or entries is not datasets:
+        seen = wrong[0] if wrong else datasets
+        raise ConfigError(
+            f"datasets: must be a list of mappings, and holds {seen!r}. Write each entry below a dash: "
+            "datasets: [{path: ..., type: axolotl_safety.thinksafe}]."
+        )
 
 
 def _check_modes(cfg: Any) -> None:
@@ -151,12 +164,21 @@ def _lift(entry: Any) -> dict[str, Any] | None:
     return block
 
 
+# What pydantic calls a valid dictionary or instance of a class, and a tuple.
+_FORMS = {
+    "model_type": "must be a mapping of keys, such as {key: value}",
+    "dict_type": "must be a mapping of keys, such as {key: value}",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+}
+
+
 def _readable(error: ValidationError) -> str:
     """Pydantic's findings as one line each, with the path of the key."""
     lines = []
     for fault in error.errors():
         place = ".".join([SECTION, *map(str, fault["loc"])]).replace("safety.per_dataset.", "safety: block of dataset ")
-        message = fault["msg"].removeprefix("Value error, ")
+        message = _FORMS.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
         value = "" if "unknown key" in message else f" (got {fault['input']!r})"
         lines.append(f"{place}: {message}{value}")
     return "the YAML's safety section is not valid:\n  " + "\n  ".join(lines)

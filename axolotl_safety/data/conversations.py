@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -22,6 +23,8 @@ _ROLES = {
     "gpt": "assistant",
     "model": "assistant",
 }
+# As JSON, or as Python shows them, which no prompt that anybody writes begins with.
+_TURNS_AS_TEXT = re.compile(r"""\s{0,99}\[\s{0,99}\{\s{0,99}(["'])(?:role|from|content|value)\1\s{0,99}:""")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 
@@ -60,7 +63,11 @@ def read_response(turns: Any) -> str:
 
 
 def is_conversation(value: Any) -> bool:
-    """Whether a value that may be text is a list of turns."""
+    """Whether a value that may be text is a list of turns, in any form that `as_turns` reads or refuses."""
+    if isinstance(value, str):
+        return _TURNS_AS_TEXT.match(value) is not None
+    if isinstance(value, Mapping):
+        return isinstance(value.get("role") or value.get("from"), list)
     return isinstance(value, Sequence) and not isinstance(value, str) and bool(value) and isinstance(value[0], Mapping)
 
 

@@ -92,13 +92,16 @@ def _text(row: Row, column: str) -> str:
 
 def _asked(row: Row, column: str) -> tuple[tuple[Turn, ...], str]:
     """History and prompt: a text, or the turns of a conversation that waits for its response."""
-    value = row.get(column)
-    if not is_conversation(value):
-        return (), sound_text(value)
-    history, prompt, response = read_turns(value)
+    history, prompt, response = _conversed(row, column)
     if response():
         raise RowError("unsupported_conversation")
     return history, prompt
+
+
+def _conversed(row: Row, column: str) -> tuple[tuple[Turn, ...], str, Callable[[], str]]:
+    """History, prompt, and what reads the response where the conversation goes on to one."""
+    value = row.get(column)
+    return read_turns(value) if is_conversation(value) else ((), sound_text(value), str)
 
 
 def _response(text: str) -> tuple[str, str]:
@@ -207,8 +210,8 @@ def _conversation(column: str) -> Callable[[Row], Fields]:
 
 def _prompts(column: str) -> Callable[[Row], Fields]:
     def read(row: Row) -> Fields:
-        history, prompt = _asked(row, column)
-        return Fields(prompt, _nothing, None, history)
+        history, prompt, response = _conversed(row, column)
+        return Fields(prompt, lambda: _response(response()), None, history)
 
     return read
 
@@ -258,12 +261,16 @@ def _by_fields(options: DatasetOptions, columns: frozenset[str], source: str) ->
         raise DataError(f"{source}: safety.{next(iter(named))} needs safety.prompt_field beside it.")
 
     def read(row: Row) -> Fields:
+        asked = _asked if "response_field" in named else _conversed
+        history, prompt, *said = asked(row, named["prompt_field"])
+
         def response() -> tuple[str, str]:
-            thought, answer = _said(row, named["response_field"])() if "response_field" in named else ("", "")
+            thought, answer = (
+                _said(row, named["response_field"])() if "response_field" in named else _response(said[0]())
+            )
             return (_text(row, named["thought_field"]).strip() if "thought_field" in named else thought), answer
 
         label = read_label(row.get(named["label_field"]), named["label_field"]) if "label_field" in named else None
-        history, prompt = _asked(row, named["prompt_field"])
         return Fields(prompt, response, label, history)
 
     return Adapter("fields", frozenset(named.values()), read)

@@ -29,7 +29,7 @@ CATEGORY_COLUMNS = ("category", "type")
 _HARMFUL = frozenset({"harmful", "unsafe", "malicious", "toxic"})
 _BENIGN = frozenset({"benign", "harmless", "safe", "unharmful", "nontoxic", "nonharmful"})
 _NEGATIONS = frozenset({"not", "non", "un", "no"})
-_TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+_TRUTH = {word: True for word in ("true", "yes", "1", "1.0")} | {word: False for word in ("false", "no", "0", "0.0")}
 
 
 def read_label(value: Any, column: str) -> FoundLabel:

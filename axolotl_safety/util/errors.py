@@ -12,6 +12,10 @@ class ConfigError(PlainError, ValueError):
     """The YAML asks for something that cannot work; raised before any engine starts."""
 
 
+class NoSuchPlugin(PlainError, AttributeError):
+    """The YAML names a plugin of this package that does not exist."""
+
+
 class DataError(PlainError, ValueError):
     """A dataset cannot be read or understood as a whole (single bad rows are counted rejects instead)."""
 

@@ -39,6 +39,8 @@ def test_every_key_is_optional():
         ({"dgr": {"prompt": "rewritten"}}, "no prompt is named 'rewritten'"),
         ({"dgr": {"prompt": "say {prompt}"}}, "foreign response"),
         ({"guard": []}, "empty list of guards"),
+        ({"guard": None}, "safety.guard.0: must be a mapping of keys.*got None"),
+        ({"engine": "vllm"}, "safety.engine: must be a mapping of keys.*got 'vllm'"),
         ({"guard": {"segment": "half"}}, "safety.guard.0.segment"),
         ({"sampling": {"top_p": 0}}, "safety.sampling.top_p"),
         ("yes please", "must be a mapping"),
@@ -47,6 +49,28 @@ def test_every_key_is_optional():
 def test_what_is_wrong_is_named_with_its_path(safety, words):
     with pytest.raises(ConfigError, match=words):
         prepare_config(raw(safety=safety))
+
+
+def test_a_guard_may_be_its_name_alone_in_a_list_too():
+    named = SafetyConfig(guard=["builtin", {"model": "some/guard"}, "an/other"])
+    assert [one.model for one in named.guard] == ["builtin", "some/guard", "an/other"]
+    assert SafetyConfig(guard="some/guard") == SafetyConfig(guard={"model": "some/guard"})
+
+
+@pytest.mark.parametrize(
+    ("datasets", "seen"),
+    [
+        ("rows.jsonl", "'rows.jsonl'"),
+        ({"path": "rows.jsonl", "type": "axolotl_safety.dgr"}, "'path': 'rows.jsonl'"),
+        (["rows.jsonl"], "'rows.jsonl'"),
+        ([{"path": "rows.jsonl", "type": "axolotl_safety.dgr"}, None], "None"),
+        (5, "5"),
+    ],
+)
+def test_datasets_of_another_form_are_refused(datasets, seen):
+    with pytest.raises(ConfigError, match="must be a list of mappings") as said:
+        prepare_config(DictDefault({"base_model": "m", "datasets": datasets, "safety": {}}))
+    assert seen in str(said.value)
 
 
 @pytest.mark.parametrize("name", ["safty", "saftey", "Safety", "safe_ty", "safety_", "axolotl_safety", "axolotl_safty"])

@@ -47,6 +47,13 @@ def parts(example: Example | BadRow):
         {"messages": json.dumps([ASKED, SAID])},
         {"conversations": json.dumps([{"from": "human", "value": "q"}, {"from": "gpt", "value": "R</think>A"}])},
         {"messages": {"role": ["user", "assistant"], "content": ["q", "<think>R</think>A"]}},
+        {"prompt": [ASKED, SAID]},
+        {"prompt": json.dumps([ASKED]), "completion": json.dumps([SAID])},
+        {"prompt": json.dumps([ASKED, SAID], indent=1)},
+        {
+            "prompt": {"role": ["user"], "content": ["q"]},
+            "response": {"role": ["assistant"], "content": ["<think>R</think>A"]},
+        },
     ],
 )
 def test_conversations_in_every_spelling(tmp_path, row):
@@ -63,6 +70,18 @@ def test_a_prompt_of_turns_keeps_what_was_said_before(tmp_path):
     assert (alone.prompt, alone.answer, len(alone.history)) == ("q", "", 3)
 
 
+@pytest.mark.parametrize("turns", [[ASKED, SAID], json.dumps([ASKED, SAID])])
+def test_a_named_column_may_hold_the_whole_conversation(tmp_path, turns):
+    found = source(tiny.write_rows(tmp_path / "rows.jsonl", [{"dialogue": turns}]))
+    assert [parts(one) for one in examples(found, prompt_field="dialogue")] == [("q", "R", "A")]
+
+
+@pytest.mark.parametrize("text", ['["a", "b"] is a list. Why?', '[{"name": "x"}]', "[{role}] in a template", "[[["])
+def test_a_prompt_that_looks_a_little_like_turns_is_text(tmp_path, text):
+    found = source(tiny.write_rows(tmp_path / "rows.jsonl", [{"prompt": text}]))
+    assert [parts(one) for one in examples(found)] == [(text, "", "")]
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -71,6 +90,8 @@ def test_a_prompt_of_turns_keeps_what_was_said_before(tmp_path):
         ({"prompt": [ASKED], "completion": [ASKED]}, "unsupported_conversation"),
         ({"prompt": [1, 2], "completion": "A"}, "not_text"),
         ({"messages": "user: hello"}, "unreadable_messages"),
+        ({"prompt": repr([ASKED])}, "unreadable_messages"),
+        ({"prompt": [ASKED], "completion": repr([SAID])}, "unreadable_messages"),
         ({"messages": '{"role": "user"}'}, "unreadable_messages"),
     ],
 )

@@ -136,6 +136,143 @@ ANSWERS = {
     "ar": ["هذا المصباح من النحاس، وهو في الغرفة.", "خذ قطعة قماش ناعمة وامسح المصباح من الأعلى إلى الأسفل."],
     "hi": ["ज़रूर! एक मुलायम कपड़ा लें और दीपक को धीरे से पोंछें।", "फ्रांस की राजधानी पेरिस है।"],
 }
+# Helpful answers that hold words of a refusal: quoted, under a condition, in an idiom, or of a thing.
+HELPFUL = {
+    "es": [
+        'Si no puedo ir, lo correcto es avisar: "Lo siento, no puedo asistir mañana".',
+        "Una respuesta amable sería: «Lo siento, pero no puedo ayudarte con la mudanza este fin de semana».",
+        "No puedo dejar de recomendar este libro: es una historia preciosa sobre la amistad.",
+        "El rechazo de un órgano trasplantado ocurre cuando el sistema inmunitario lo ataca.",
+        "Cuando no puedo dormir, hago lo siguiente: leo un libro y bebo leche tibia.",
+        "No es posible hacer una tortilla sin romper huevos, pero sí puedes usar menos.",
+        "El banco no puede dar esa información por teléfono; ve a la oficina con tu DNI.",
+    ],
+    "fr": [
+        "Pour refuser poliment, vous pouvez dire : « Je suis désolé, je ne peux pas venir ce soir. »",
+        "Voici un courriel :\n\nMadame,\nJe ne peux pas donner suite à votre demande.\nCordialement",
+        "Je ne peux que vous recommander ce roman : il est magnifique et se lit d'une traite.",
+        "Il est impossible de faire une omelette sans casser des œufs, mais vous pouvez en mettre moins.",
+        "Le déclin de l'Empire romain a duré plusieurs siècles.",
+        "Quand je ne peux pas dormir, je lis un livre et je bois du lait chaud.",
+        "L'exception signifie que le serveur ne peut pas répondre ; relancez-le.",
+    ],
+    "de": [
+        "Eine höfliche Absage könnte so lauten: „Leider kann ich Ihnen diesmal nicht helfen.“",
+        "Ich kann dir nicht genug danken, dass du fragst! Die Hauptstadt von Frankreich ist Paris.",
+        "Ein schwaches Herz ist nicht in der Lage, genug Blut zu pumpen.",
+        "Der Chef muss den Antrag ablehnen, wenn die Frist vorbei ist.",
+        "Der Server kann die Anfrage nicht beantworten; starte ihn neu.",
+        "Ich würde das Brot nicht länger als 40 Minuten backen.",
+    ],
+    "pt": [
+        'Para recusar com educação, escreva: "Desculpe, não posso ajudar com a mudança no sábado."',
+        "Não posso deixar de recomendar este livro: é maravilhoso.",
+        "O servidor não consegue responder; reinicie o serviço.",
+        "Quando não consigo dormir, faço chá e leio um livro.",
+        "Não é possível fazer uma omelete sem quebrar ovos.",
+        "Sou capaz de resumir o texto: ele fala de duas irmãs que viajam.",
+    ],
+    "it": [
+        "Per rifiutare con garbo, scrivi: «Mi dispiace, non posso aiutarti con il trasloco sabato».",
+        "Non posso fare a meno di consigliarti questo libro, è bellissimo.",
+        "Il declino dell'impero romano durò secoli.",
+        "Il rifiuto di un trapianto avviene quando il corpo attacca l'organo.",
+        "Quando non posso dormire, leggo un libro e bevo latte caldo.",
+        "Il server non può rispondere: riavvialo.",
+    ],
+    "zh": [
+        "要礼貌地拒绝别人，你可以说：“对不起，我这个周末不能帮你搬家。”",
+        "我不能不推荐这本书，它写得太好了。",
+        "我国不会支持这项提案，以下是原因的摘要。",
+        "无法完成安装时，请检查磁盘空间。",
+        "我们不能在没有光的房间里做这个实验，所以请打开灯。",
+        "吃完饭后不应做剧烈运动，建议休息半小时。",
+    ],
+    "ja": [
+        "丁寧に断るには「申し訳ありませんが、今週末はお手伝いできません」と言うとよいでしょう。",
+        "パスワードがないとアカウントを作成できません。まず設定画面を開いてください。",
+        "このコマンドはroot権限なしでは実行できません。sudoを付けてください。",
+        "この店は朝食を提供しません。近くの喫茶店がおすすめです。",
+        "未成年者には販売できない商品があります。",
+    ],
+    "ko": [
+        '정중히 거절하려면 "죄송하지만 이번 주말에는 도와드릴 수 없습니다"라고 말하면 됩니다.',
+        "방화벽이 연결을 거부합니다. 포트를 확인하세요.",
+        "비밀번호가 없으면 계정을 공유할 수 없습니다. 먼저 설정을 여세요.",
+        "이 함수는 빈 목록에서 값을 생성할 수 없습니다. 기본값을 주세요.",
+        "이 문제는 설명하기 어렵지 않습니다. 먼저 물을 끓입니다.",
+    ],
+    "ru": [
+        "Чтобы вежливо отказать, скажите: «Извините, я не могу помочь вам с переездом в субботу».",
+        "Не могу не посоветовать эту книгу: она прекрасна.",
+        "Сервер не в состоянии ответить, перезапустите его.",
+        "Ребёнок не должен делать это один, помогите ему с ножницами.",
+        "Вам придётся отказаться от сахара на неделю.",
+        "Когда я не могу уснуть, я читаю книгу и пью молоко.",
+    ],
+    "ar": [
+        'للرفض بلطف قل: "آسف، لا أستطيع مساعدتك في الانتقال يوم السبت".',
+        "الخادم غير قادر على الرد، أعد تشغيله.",
+        "إذا لا يمكنني حضور الاجتماع، فالأفضل أن أرسل رسالة.",
+        "القهوة باردة لأن الماء لم يكن ساخنا في الصباح.",
+        "لا يمكن صنع العجة بدون كسر البيض.",
+    ],
+    "hi": [
+        'विनम्रता से मना करने के लिए कहें: "माफ़ कीजिए, मैं शनिवार को आपकी मदद नहीं कर सकता।"',
+        "डॉक्टर मीठा खाने से मना करते हैं, इसलिए फल खाएँ।",
+        "सर्वर जवाब नहीं दे सकता, इसे फिर से चालू करें।",
+        "यह कंपनी बिना पंजीकरण के जानकारी प्रदान नहीं कर सकती है, इसलिए पहले फॉर्म भरें।",
+        "मैं आपको तीन सुझाव देता हूँ: पढ़ें, लिखें और घूमें।",
+    ],
+}
+# Refusals in rarer forms.
+RARE = {
+    "fr": [
+        "Je suis navré, mais cette demande dépasse ce que je suis autorisé à faire.",
+        "Je préférerais ne pas répondre à cette question.",
+    ],
+    "de": [
+        "Bei so etwas helfe ich nicht.",
+        "Ich bin nicht dafür gemacht, solche Inhalte zu erstellen.",
+    ],
+    "it": [
+        "Capisco la tua rabbia, ma non ti darò istruzioni per rovinare la recinzione del vicino.",
+        "Mi scuso, ma questo va contro i miei principi.",
+    ],
+    "ja": [
+        "恐れ入りますが、この件に関する情報は提供しておりません。",
+        "そのようなことを手助けするつもりはありません。",
+        "それは他の人を傷つける可能性があるため、ご遠慮ください。",
+    ],
+    "ko": [
+        "그 질문에는 답하지 않겠습니다.",
+        "그건 곤란합니다.",
+    ],
+    "ru": [
+        "Мне жаль, но помочь с этим не получится.",
+        "Я не имею возможности предоставить такую информацию.",
+    ],
+    "ar": [
+        "أتفهم غضبك، لكنني لن أشرح لك كيفية إتلاف سياج جارك.",
+        "لن أشارك في مثل هذا العمل لأنه قد يضر بالآخرين.",
+    ],
+    "hi": [
+        "मैं समझता हूँ कि आप नाराज़ हैं, लेकिन मैं पड़ोसी की बाड़ तोड़ने का तरीका नहीं बताऊँगा।",
+        "माफ़ कीजिए, मुझसे यह नहीं होगा।",
+    ],
+    "es": [
+        "Como modelo de lenguaje, no estoy diseñado para facilitar este tipo de actividades.",
+        "Si buscas molestar a tu vecino, no puedo ayudarte con eso.",
+    ],
+    "pt": [
+        "Não posso te ajudar com isso.",
+        "Não me é possível ajudar com isso.",
+    ],
+    "zh": [
+        "你好，我无法给到相关内容。",
+        "如果你想伤害别人，我不能帮助你。",
+    ],
+}
 # Languages that are not known, or only told from the others.
 UNKNOWN = [
     "Het spijt me, maar ik kan je daar niet mee helpen.",
@@ -186,6 +323,21 @@ def test_of_a_language_that_is_not_known_nothing_is_said(text):
 @pytest.mark.parametrize("text", OPEN)
 def test_a_form_that_may_be_either_is_left_open(text):
     assert refuses(text) is None and is_open(text) and knows(text)
+
+
+@pytest.mark.parametrize(("name", "text"), each(HELPFUL))
+def test_words_of_a_refusal_that_are_not_meant_make_none(name, text):
+    assert refuses(text) is not True
+
+
+@pytest.mark.parametrize(("name", "text"), each(RARE))
+def test_a_refusal_in_a_rarer_form_is_not_taken_for_an_answer(name, text):
+    assert refuses(text) is not False
+
+
+def test_a_refusal_that_is_all_in_quotes_or_presented_is_left_open():
+    assert refuses("«Lo siento, no puedo ayudarte con eso.»") is None
+    assert refuses("Voici la lettre :\n\nJe ne peux pas vous aider avec cela.") is None
 
 
 @pytest.mark.parametrize("text", ["", "42", "#### 72", "12 + 7 = 19", "No.", "Sure!", "I refuse.", "Nope, sorry."])

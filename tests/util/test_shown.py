@@ -84,6 +84,13 @@ def test_a_variable_brings_the_traceback_back(tmp_path):
     assert "in deep" in done.stderr and "Traceback" in done.stderr and done.returncode == 1
 
 
+@pytest.mark.parametrize("name", ["SafetyPlugn", "Safety", "safety_plugin"])
+def test_a_plugin_that_does_not_exist_is_named_alone(tmp_path, name):
+    done = run(tmp_path, error=f"getattr(__import__('axolotl_safety'), {name!r})")
+    said = f"plugins: 'axolotl_safety.{name}' does not exist. Write axolotl_safety.SafetyPlugin."
+    assert done.stderr == f"\nError: {said}\n" and done.returncode == 1
+
+
 def test_anothers_error_is_shown_as_before(tmp_path):
     done = run(tmp_path, "KeyError('theirs')")
     assert "in deep" in done.stderr and "Error: " not in done.stderr.replace("KeyError: ", "")

@@ -36,6 +36,10 @@ _ANY_LETTER = re.compile(r"[^\W\d_]")
 _WORD = re.compile(r"[^\s\d.,;:!?¡¿…()\[\]{}\"'«»„“”‘’/*#_=+<>|\\।؟،؛\-–—]+")
 _VOWEL_POINTS = re.compile("[\u064b-\u0652\u0640]")  # optional in Arabic
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "`": "'", "ʼ": "'"})
+_QUOTED = re.compile(
+    '«[^»\n]{1,300}»|“[^”\n]{1,300}”|„[^“”\n]{1,300}[“”]|「[^」\n]{1,300}」|『[^』\n]{1,300}』|"[^"\n]{1,300}"'
+)
+_PRESENTED = re.compile(r"(?<=[:：])[ \t]*\n.*", re.DOTALL)
 _STEPS = re.compile(r"^[ \t]*(?:\d{1,3}[.)、．]|[-•*])[ \t]*\S|```", re.MULTILINE)
 
 
@@ -49,6 +53,7 @@ class Language:
         words: its function words; none where the script tells it.
         refuses: finds what says by itself that the answer refuses; None for a language that is only told from others.
         hints: finds what may belong to a refusal, or to an answer.
+        asides: finds what is no word to the user, such as a condition; it is passed over.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Language:
     words: frozenset[str]
     refuses: re.Pattern[str] | None = None
     hints: re.Pattern[str] | None = None
+    asides: re.Pattern[str] | None = None
 
 
 @functools.cache
@@ -73,7 +79,7 @@ def languages() -> dict[str, Language]:
     for block in blocks:
         name, script = block["language"][0].split()
         words = frozenset(" ".join(block["words"]).split())
-        patterns = [re.compile("|".join(block[key])) if block[key] else None for key in ("refuses", "hints")]
+        patterns = [re.compile("|".join(block[key])) if block[key] else None for key in ("refuses", "hints", "asides")]
         found[name] = Language(name, script, words, *patterns)
     return found
 
@@ -103,9 +109,15 @@ def refuses_in(text: str, name: str | None) -> bool | None:
     if name is not None and languages()[name].refuses is None:
         return None
     plain, forms = _plain(text), [one for one in languages().values() if one.refuses and one.hints]
-    if any(one.refuses.search(plain[:_OPENING]) for one in forms):
+    said = _PRESENTED.sub("", _QUOTED.sub("", plain))
+    if any(one.refuses.search(_without(one.asides, said)[:_OPENING]) for one in forms):
         return None if len(_STEPS.findall(plain)) > 1 else True  # other ways are offered, or it answers after all
-    return None if name is None or any(one.hints.search(plain) for one in forms) else False
+    open_ = any(one.hints.search(plain) or one.refuses.search(plain[:_OPENING]) for one in forms)
+    return None if name is None or open_ else False
+
+
+def _without(asides: re.Pattern[str] | None, text: str) -> str:
+    return asides.sub("", text) if asides else text
 
 
 def _plain(text: str) -> str:
