@@ -18,14 +18,19 @@ from .neutral import THINK
 
 _ROLES = ("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "DEVELOPER", "REQUEST", "RESPONSE")
 # "Human user:" at the start of a line
-_NAME = re.compile(r"^(?:[^\w\n]|_)*+([^\W_][^:\n{}]{0,40}?)(?:[^\w\n]|_){0,8}:", re.MULTILINE)
+_NAME = re.compile(r"^(?:[^\w\n]|_)*+([^\W_][^:：\n{}]{0,40})[:：]", re.MULTILINE)
 _MARKS = (
     re.compile(r"</?[^\W\d][^<>\s]{0,40}"),  # "<score" of "<score>", which may have more before it closes
     re.compile(r"<\|[^<>\n]{1,40}\|>"),
-    re.compile(r"\[/?[A-Z][^\[\]\n]{0,40}\]"),
+    re.compile(r"\[/?[^\W\d][^\[\]\n]{1,40}\]"),
+    re.compile(r"[【〔〖《「『][^\n]{1,40}?[】〕〗》」』]"),
     re.compile(r"\{\{.{1,40}?\}\}"),
     re.compile(r'"[^"\n]{1,40}"(?=\s*:)'),  # a key of JSON
 )
+_WORDS = re.compile(r"\w.*\w")
+_SIGN = re.compile(r"[^\w\s]")
+_SIGN_INSIDE = re.compile(r"[^\w\s].*[^\W\d_]|[^\W\d_].*[^\w\s].*\w")  # "Verdict: harmless" and "#safe", not "No."
+_LEAST = 3  # characters; fewer signs than in """ are ordinary ones
 _SHORT = 80  # characters; a longer line is a sentence and nobody's delimiter
 
 
@@ -45,10 +50,14 @@ def delimiters(config: GuardConfig) -> Delimiters:
     said = [text.strip() for pattern in (verdict.safe, verdict.unsafe) for text in examples(re.compile(pattern))]
     frames = [Frame(text) for text in config.template]
     texts = [literal for frame in frames for literal in frame.literals]
-    lines = [line.strip() for text in said for line in text.splitlines()]
-    lines += [line for frame in frames for line in _beside(frame)]
-    names = [match[1].strip() for text in (*texts, *said) for match in _NAME.finditer(text)]
+    beside = [_beside(frame) for frame in frames]
+    # Of a verdict in several lines those that say something, which neither a brace does nor what stands for any sign.
+    lines = [line.strip() for text in said for line in text.splitlines() if line == text or _WORDS.search(line)]
+    lines += [line for found, _ in beside for line in found]
+    names = [re.sub(r"[\W_]+$", "", match[1]) for text in (*texts, *said) for match in _NAME.finditer(text)]
     marks = [match[0] for text in (*texts, *said) for kind in _MARKS for match in kind.finditer(text)]
+    marks += [text for text in said if _SIGN_INSIDE.search(text) and not any(mark in text for mark in marks)]
+    marks += [mark for _, found in beside for mark in found]
     return Delimiters(
         tuple(dict.fromkeys((*_ROLES, *names))),
         tuple(dict.fromkeys(line for line in lines if line and len(line) <= _SHORT)),
@@ -56,16 +65,24 @@ def delimiters(config: GuardConfig) -> Delimiters:
     )
 
 
-def _beside(frame: Frame) -> Iterable[str]:
-    """The last whole line before each place and the first behind it: what seems to open and close judged text."""
+def _beside(frame: Frame) -> tuple[list[str], list[str]]:
+    """What seems to open and close judged text: whole lines before and behind a place, and signs on its own line."""
+    lines, marks = [], []
     for place, (text, name) in enumerate(frame.parts):
         if name is not None:
             continue
-        whole = text.split("\n")
-        if place + 1 < len(frame.parts):
-            yield from [line.strip() for line in whole[:-1] if line.strip()][-1:]
-        if place:
-            yield from [line.strip() for line in whole[1:] if line.strip()][:1]
+        whole = [line.strip() for line in text.split("\n")]
+        opens, closes = place + 1 < len(frame.parts), place > 0
+        if opens:
+            lines += list(filter(None, whole[:-1]))[-1:]
+        if closes:
+            lines += list(filter(None, whole[1:]))[:1]
+        between = opens and closes and len(whole) == 1  # two places on one line
+        shared = [*(whole[-1:] if opens else ()), *(whole[:1] if closes else ())]
+        marks += [
+            one for one in shared if len(one) >= _LEAST and _SIGN.search(one) and (between or not re.search(r"\w", one))
+        ]
+    return lines, marks
 
 
 def parser(config: GuardConfig, controls: Iterable[str] = ()) -> Callable[[str], Verdict]:
