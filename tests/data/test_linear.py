@@ -226,8 +226,9 @@ def patterns() -> list[Found]:
     return list(found.values())
 
 
-# Not a model's text: a repository's name on the command line, and the words of a guard in the YAML. And the speech acts of a refusal, with the two patterns
-# for answers of a few words, are shown the first characters of an answer alone; `is_refusal` is measured below.
+# Not a model's text: a repository's name on the command line, and the words of a guard in the YAML. And the speech acts
+# of a refusal, with the two patterns for answers of a few words, are shown the first characters of an answer alone;
+# `is_refusal` is measured below.
 EXEMPT = ("HUB_ID", "custom._SIGN_INSIDE", "custom._WORDS", "acts.txt", "._SHORT", "._GOES_ON")
 
 
