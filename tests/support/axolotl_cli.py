@@ -154,6 +154,19 @@ def without_the_package(folder: Path) -> str:
     return str(folder)
 
 
+def without_driver(folder: Path) -> dict[str, str]:
+    """Environment for several ranks where PyTorch is a CUDA build and no driver is there: Axolotl then asks which cards
+    reach each other, which is an error of PyTorch's, before a plugin is heard."""
+    import torch
+
+    if torch.version.cuda is None or torch.cuda.is_available():
+        return {}
+    folder.mkdir()
+    text = "import torch.cuda\ntorch.cuda.can_device_access_peer = lambda *_: True\n"
+    (folder / "sitecustomize.py").write_text(text)
+    return {"PYTHONPATH": str(folder)}
+
+
 def not_installed(folder: Path) -> str:
     """The same, and no entry point tells of it: as on a machine that never saw the package."""
     path = without_the_package(folder)
