@@ -19,11 +19,11 @@ from axolotl_safety.commands.evaluate.overlap import overlaps
 from axolotl_safety.config.guard import FAMILIES
 from axolotl_safety.config.prompts import STEERING_PROMPTS
 from axolotl_safety.data import math_answers
-from axolotl_safety.data.examples import _question_and_answer
+from axolotl_safety.data.examples import _parts
 from axolotl_safety.data.math_answers import JUDGES, gold_answer, reaches
 from axolotl_safety.data.refusal import features
 from axolotl_safety.data.refusal.detector import is_refusal
-from axolotl_safety.data.tokenizer import split_response
+from axolotl_safety.data.thinking import split_response
 from axolotl_safety.guards.families import all_controls, load_family
 from axolotl_safety.guards.neutral import Neutraliser
 from axolotl_safety.guards.openai import prompt as openai_prompt
@@ -259,7 +259,7 @@ FUNCTIONS: dict[str, Callable[[str], Any]] = {
     "verdict of openai": openai_prompt.parse,
     "question of openai": lambda text: openai_prompt.render(text, text, text),
     "overlaps": lambda text: overlaps([text], {"one": text}),
-    "direct refusal": lambda text: _question_and_answer(text),
+    "direct refusal": lambda text: _parts(text),
     **{f"verdict of {name}": load_family(name).parse for name in FAMILIES},
 }
 
