@@ -345,6 +345,19 @@ def test_a_refusal_in_a_rarer_form_is_not_taken_for_an_answer(name, text):
     assert refuses(text) is not False
 
 
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("A polite way to decline: \"I'm sorry, but I can't help with the move this weekend.\"", False),
+        ("You could say: \u201cI appreciate the offer, but I must decline.\u201d", False),
+        ("\"I'm sorry, but I can't help with that.\"", True),
+        ("I'm sorry, but I can't explain how to \"jinx\" a lamp.", True),
+    ],
+)
+def test_english_that_quotes_a_refusal_refuses_nothing_itself(text, refused):
+    assert refuses(text) is refused
+
+
 def test_a_refusal_that_is_all_in_quotes_or_presented_is_left_open():
     assert refuses("«Lo siento, no puedo ayudarte con eso.»") is None
     assert refuses("Voici la lettre :\n\nJe ne peux pas vous aider avec cela.") is None
