@@ -170,9 +170,10 @@ def _section(model: type[BaseModel], path: str, listed: bool) -> list[str]:
 
 
 _FORMATS = """A prompt or response is text, or a list of turns as TRL writes them
-(`[{"role": "user", "content": ...}]`); `messages` and `conversations` may also be JSON text of such a list. Files are
-JSON lines, a JSON list, one JSON object of columns (`{"prompt": [...], "response": [...]}`), CSV, TSV, Parquet, or what
-`save_to_disk` writes, where `split:` and its slices count. Numbered classes (`ClassLabel`) are read by their names."""
+(`[{"role": "user", "content": ...}]`), or JSON text of such a list. A column of prompts may hold whole conversations
+where no column of responses is read beside it. Files are JSON lines, a JSON list, one JSON object of columns
+(`{"prompt": [...], "response": [...]}`), CSV, TSV, Parquet, or what `save_to_disk` writes, where `split:` and its
+slices count. Numbered classes (`ClassLabel`) are read by their names."""
 
 
 def render() -> str:

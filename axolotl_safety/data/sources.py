@@ -78,7 +78,9 @@ def read_source(entry: Any, use_auth_token: bool | None, seed: int) -> Source:
         said = f"{type(error).__name__}: {error}"
         # A traceback would show the cause as it stands.
         cause = error if name == str(entry.path) and said == without_credentials(said) else None
-        raise DataError(f"datasets: {name!r} cannot be read: {said}. Check path, split and ds_type.") from cause
+        raise DataError(
+            f"datasets: {name!r} cannot be read: {said.rstrip('.')}. Check path, split and ds_type."
+        ) from cause
     if not rows:
         raise DataError(f"datasets: {name!r} has no rows. Check path and split.")
     with ProgressLine(f"{name}: rows read", len(rows), LOG) as progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from axolotl_safety.engines.queue import WorkQueue
 from axolotl_safety.guards import custom
 from axolotl_safety.guards.base import GuardInput
 from axolotl_safety.guards.judge import ModelGuard, load_guards
+from axolotl_safety.guards.neutral import Neutraliser
 from axolotl_safety.util.errors import ConfigError
 
 SPECIALS = ["<|role|>", "<|stop|>"]
@@ -387,3 +389,29 @@ def test_each_part_is_asked_apart_and_another_wording_is_another_question(tmp_pa
                      for messages in (SERVED["messages"], SERVED["messages"][1:]))  # fmt: skip
     assert first.requests(ITEM)[0].request_id != second.requests(ITEM)[0].request_id
     assert first.verdict(ITEM, [Answer("x", "fine", "stop")]).safe
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["<", "[", '"', "[RESP", "[RESP]", "Human ", "Human user:", "<score", "verdict: ", "verdict: safe\n", "</think>"],
+)
+def test_replies_and_judged_text_are_read_in_a_moment(unit):
+    asked = 'Human user: {prompt}\n<score>\n[RESP]\n{response}\n[/RESP]\n"verdict": '
+    config = GuardConfig(
+        model="some/judge",
+        family="custom",
+        base_url="http://localhost:1/v1",
+        think=True,
+        messages=[{"role": "user", "content": asked}],
+        verdict={"safe": r"(?i)verdict: safe\s*", "unsafe": "(?i)verdict: unsafe"},
+    )
+    found = custom.delimiters(config)
+    neutral, parse = Neutraliser((), found.roles, (), found.lines, found.marks), custom.parser(config)
+    text = unit * (20_000 // len(unit))
+    took = []
+    for _ in range(5):
+        started = time.process_time()
+        assert not parse(f"<think>{text}</think>{text}.").safe
+        neutral(text)
+        took.append(time.process_time() - started)
+    assert min(took) < 0.1  # what is quadratic takes seconds

@@ -46,17 +46,20 @@ def incoherence(prompt: str, answer: str, token_ids: Sequence[int]) -> str:
 
 def _script_of(text: str) -> str:
     """The script of most letters; empty where it cannot be told."""
-    letters = [letter for letter in text if letter.isalpha()]
-    if len(letters) < _LEAST_LETTERS:
+    letters = {letter: count for letter, count in Counter(text).items() if letter.isalpha()}
+    total = sum(letters.values())
+    if total < _LEAST_LETTERS:
         return ""
-    found = Counter(map(_script, letters))
+    found = Counter[str]()
+    for letter, count in letters.items():  # a name is looked up once for each letter of the alphabet
+        found[_script(letter)] += count
     script, count = found.most_common(1)[0]
-    return script if 2 * count > len(letters) else ""
+    return script if 2 * count > total else ""
 
 
 def _language_of(text: str) -> str:
     """One of the languages in Latin script that the refusal detector tells apart; empty where it cannot be told."""
-    return (language(text) or "") if len(words(text)) >= _LEAST_WORDS and _script_of(text) == "LATIN" else ""
+    return (language(text) or "") if _script_of(text) == "LATIN" and len(words(text)) >= _LEAST_WORDS else ""
 
 
 def _script(letter: str) -> str:

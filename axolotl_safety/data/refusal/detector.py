@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from importlib import resources
 
 from .features import features, normalise
-from .languages import language, refuses_in
+from .languages import language, refuses_in, unquoted
 
 __all__ = ["Weights", "is_open", "is_refusal", "normalise", "refuses", "score", "weigh"]
 
 _SHORT_WORDS = 14
 _LONGEST_SHORT = 300
+_READ = 6000
+_WORDS_AROUND = 3  # around a quotation; with fewer it is all that is said
 # Answers of a few words that refuse and say nothing else.
 _SHORT = re.compile(
     r"^(?:(?:no|nope|sorry|i(?:'m| am) (?:very |so )?sorry|i apologi[sz]e)\b[\s.,!]*"
@@ -93,10 +95,15 @@ def refuses(text: str) -> bool | None:
     """
     name = language(text)
     if name == "en":
-        return score(text) > 0
+        return score(text) > 0 and not _only_quotes_a_refusal(text)
     if name is None and score(text) > 0:  # English of a few words
         return True
     return refuses_in(text, name)
+
+
+def _only_quotes_a_refusal(text: str) -> bool:
+    said = unquoted(text[:_READ])
+    return len(said.split()) >= _WORDS_AROUND and score(said) <= 0
 
 
 def is_open(text: str) -> bool:

@@ -109,11 +109,16 @@ def refuses_in(text: str, name: str | None) -> bool | None:
     if name is not None and languages()[name].refuses is None:
         return None
     plain, forms = _plain(text), [one for one in languages().values() if one.refuses and one.hints]
-    said = _PRESENTED.sub("", _QUOTED.sub("", plain))
+    said = _PRESENTED.sub("", unquoted(plain))
     if any(one.refuses.search(_without(one.asides, said)[:_OPENING]) for one in forms):
         return None if len(_STEPS.findall(plain)) > 1 else True  # other ways are offered, or it answers after all
     open_ = any(one.hints.search(plain) or one.refuses.search(plain[:_OPENING]) for one in forms)
     return None if name is None or open_ else False
+
+
+def unquoted(text: str) -> str:
+    """A text without what stands in quotation marks: somebody else's words, or an example."""
+    return _QUOTED.sub("", text)
 
 
 def _without(asides: re.Pattern[str] | None, text: str) -> str:
