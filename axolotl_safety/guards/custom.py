@@ -15,6 +15,7 @@ from axolotl_safety.util.errors import ConfigError
 from .base import UNPARSABLE, Family, Render, Verdict
 from .frame import Frame, through_template, with_beginning
 from .neutral import THINK
+from .thoughts import THOUGHTS, without_thoughts
 
 _ROLES = ("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "DEVELOPER", "REQUEST", "RESPONSE")
 _NAME = re.compile(
@@ -31,7 +32,8 @@ _MARKS = (
 _WORDS = re.compile(r"\w.*\w")
 _SIGN = re.compile(r"[^\w\s]")
 _SIGN_INSIDE = re.compile(r"[^\w\s].*[^\W\d_]|[^\W\d_].*[^\w\s].*\w")  # "Verdict: harmless" and "#safe", not "No."
-_LEAST = 3  # characters; fewer signs than in """ are ordinary ones
+_RUN_AT_START, _RUN_AT_END = re.compile(r"\A[^\w\s]{3,}"), re.compile(r"[^\w\s]{3,}\Z")
+_LEAST = 3  # characters; a shorter mark is an ordinary sign
 _SHORT = 80  # characters; a longer line is a sentence and nobody's delimiter
 
 
@@ -73,37 +75,40 @@ def _beside(frame: Frame) -> tuple[list[str], list[str]]:
         if name is not None:
             continue
         whole = [line.strip() for line in text.split("\n")]
-        opens, closes = place + 1 < len(frame.parts), place > 0
+        opens = place + 1 < len(frame.parts)
         if opens:
             lines += list(filter(None, whole[:-1]))[-1:]
-        if closes:
+            marks += _RUN_AT_END.findall(whole[-1])
+        if place:
             lines += list(filter(None, whole[1:]))[:1]
-        between = opens and closes and len(whole) == 1  # two places on one line
-        shared = [*(whole[-1:] if opens else ()), *(whole[:1] if closes else ())]
-        marks += [
-            one for one in shared if len(one) >= _LEAST and _SIGN.search(one) and (between or not re.search(r"\w", one))
-        ]
+            marks += _RUN_AT_START.findall(whole[0])
+            between = opens and len(whole) == 1  # two places on one line
+            if len(whole[0]) >= _LEAST and (_SIGN.search if between else _SIGN.match)(whole[0]):
+                marks.append(whole[0])
     return lines, marks
 
 
 def parser(config: GuardConfig, controls: Iterable[str] = ()) -> Callable[[str], Verdict]:
     """How a reply is read: ``safe`` matches it as a whole, and nothing in it says unsafe.
 
-    With ``think`` what stands before the last closing mark is a thought and not read; a thought that is not closed is
-    no verdict, nor is a reply with a mark of thoughts where none is expected, or with a control token.
+    With ``think`` the closed thoughts that it begins with are not read; a thought that is not closed is no verdict, nor
+    is a reply with a mark of thoughts where none is expected, or with a control token, unless they belong to the
+    verdict as it is written.
 
     Args:
         config: with the verdict's patterns.
-        controls: control tokens, as they show in a decoded reply.
+        controls: control tokens, as they show in a decoded reply; some guards answer in tokens of their own (<SAFE>).
     """
     assert config.verdict is not None
     safe, unsafe = re.compile(config.verdict.safe), re.compile(config.verdict.unsafe)
     refusal = re.compile(config.verdict.refusal) if config.verdict.refusal else None
-    foreign = (*THINK, *controls)
+    said = [text for pattern in (safe, unsafe, refusal) if pattern for text in examples(pattern)]
+    marks = [mark for pair in THOUGHTS for mark in pair] if config.think else THINK
+    foreign = [mark for mark in (*marks, *controls) if not any(mark in text for text in said)]
 
     def parse(text: str) -> Verdict:
         body = text.replace("\r\n", "\n")
-        body = (body.rpartition(THINK[1])[2] if config.think else body).strip()
+        body = (without_thoughts(body) if config.think else body).strip()
         if any(mark in body for mark in foreign):
             return UNPARSABLE
         refuses = bool(refusal.search(body)) if refusal else None
@@ -124,10 +129,7 @@ def family(config: GuardConfig, tokenizer: Any) -> Family:
     """
     verdict, what = config.verdict, f"safety.guard.model {config.model!r}"
     assert verdict is not None
-    said = [text for _, pattern in verdict if pattern for text in examples(re.compile(pattern))]
     added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-    # Some guards answer in tokens of their own (<SAFE>).
-    kept = [token for token in added if token.strip() and not any(token in text for text in (*THINK, *said))]
     found = delimiters(config)
     words = tuple(literal_start(re.compile(pattern)) for pattern in (verdict.safe, verdict.unsafe))
     frame = _frame(config, tokenizer, what)
@@ -137,11 +139,12 @@ def family(config: GuardConfig, tokenizer: Any) -> Family:
         raise ConfigError(f"{what}: the verdict's {pattern!r} matches the prompt itself; name its words alone.")
     if config.threshold is not None:
         _check_words(words, tokenizer, what)
-    thought = r".*</think>" if config.think else ""
+    closes = "|".join(re.escape(close) for _, close in THOUGHTS)
+    thought = f"(?:.*(?:{closes}))?" if config.think else ""
     return Family(
         name=CUSTOM,
         title="a guard of your own",
-        parse=parser(config, kept),
+        parse=parser(config, filter(str.strip, added)),
         template=lambda _: _render(frame),
         word=re.compile(rf"\A{thought}\s*({re.escape(words[0])})", re.DOTALL),
         words=words,

@@ -62,8 +62,15 @@ Break = tuple[int, int, str]
 
 
 def _split(match: re.Match[str], places: Sequence[int]) -> list[Break]:
+    name, colon, _ = match[0].partition(":")
+    if colon and name[:1].isalnum():  # "Verdict: harmless" stays readable as "Verdict - harmless"
+        return _dashed(places[match.start() + len(name)])
     behind_first = places[match.start()] + 1
     return [(behind_first, behind_first, " ")]
+
+
+def _dashed(colon: int) -> list[Break]:
+    return [(colon, colon + 1, " -")]
 
 
 def _loosen(match: re.Match[str], places: Sequence[int]) -> list[Break]:
@@ -73,8 +80,7 @@ def _loosen(match: re.Match[str], places: Sequence[int]) -> list[Break]:
 
 
 def _unname(match: re.Match[str], places: Sequence[int]) -> list[Break]:
-    colon = places[match.start(1)]
-    return [(colon, colon + 1, " -")]
+    return _dashed(places[match.start(1)])
 
 
 def _list(match: re.Match[str], places: Sequence[int]) -> list[Break]:

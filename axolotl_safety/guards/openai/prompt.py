@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from typing import Any
 
 from axolotl_safety.guards.base import UNPARSABLE, Verdict
 from axolotl_safety.guards.families import all_controls
 from axolotl_safety.guards.neutral import THINK, Neutraliser
+from axolotl_safety.guards.thoughts import without_thoughts
 
 VERSION = "1"  # part of every request's id: a changed instruction is another question
 
@@ -56,33 +56,6 @@ def render(prompt: str, thinking: str, answer: str) -> str:
     )
 
 
-# How models mark thoughts that a server leaves in front of the answer.
-_THOUGHTS = (
-    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning")),
-    ("[THINK]", "[/THINK]"),
-    ("<|channel>thought", "<channel|>"),
-)
-
-
-def without_thoughts(text: str) -> str:
-    """What stands behind the thoughts that a reply begins with; the text as it is where one does not end.
-
-    The first may lack its opening mark, which is in the prompt of some models.
-    """
-    text, place = text.strip(), 0
-    close = next((close for opened, close in _THOUGHTS if text.startswith(opened)), THINK[1])
-    while close is not None:
-        end = text.find(close, place)
-        if end < 0:
-            break
-        place = end + len(close)
-        blank = _BLANKS.match(text, place)
-        place = blank.end() if blank else place
-        close = next((close for opened, close in _THOUGHTS if text.startswith(opened, place)), None)
-    return text[place:]
-
-
-_BLANKS = re.compile(r"\s++")
 _FENCE = "```"
 
 
