@@ -14,10 +14,9 @@ from axolotl_safety.util.errors import ConfigError
 
 from .base import UNPARSABLE, Family, Render, Verdict
 from .frame import Frame, through_template, with_beginning
-from .neutral import THINK
+from .neutral import JUDGE_ROLES, THINK
 from .thoughts import THOUGHTS, without_thoughts
 
-_ROLES = ("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "DEVELOPER", "REQUEST", "RESPONSE")
 _NAME = re.compile(
     r"^(?:[^\w\n]|_)*([^\W_][^:：\n{}]{0,40})[:：]", re.MULTILINE
 )  # "Human user:" at the start of a line
@@ -62,7 +61,7 @@ def delimiters(config: GuardConfig) -> Delimiters:
     marks += [text for text in said if _SIGN_INSIDE.search(text) and not any(mark in text for mark in marks)]
     marks += [mark for _, found in beside for mark in found]
     return Delimiters(
-        tuple(dict.fromkeys((*_ROLES, *names))),
+        tuple(dict.fromkeys((*JUDGE_ROLES, *names))),
         tuple(dict.fromkeys(line for line in lines if line and len(line) <= _SHORT)),
         tuple(dict.fromkeys(marks)),
     )

@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 THINK = ("<think>", "</think>")
+# What opens a turn in a prompt with a frame of ours.
+JUDGE_ROLES = ("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "DEVELOPER", "REQUEST", "RESPONSE")
 
 # Marks of emphasis, quotation and lists, and blanks of every kind: what may stand before a name and leave it a name.
 _BEFORE = r"(?:[^\w\n]|_)*"

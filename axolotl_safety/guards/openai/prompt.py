@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import Any
 
-from axolotl_safety.guards.base import UNPARSABLE, Verdict
+from axolotl_safety.guards.base import UNPARSABLE, Verdict, once
 from axolotl_safety.guards.families import all_controls
-from axolotl_safety.guards.neutral import THINK, Neutraliser
+from axolotl_safety.guards.neutral import JUDGE_ROLES, THINK, Neutraliser
 from axolotl_safety.guards.thoughts import without_thoughts
 
 VERSION = "1"  # part of every request's id: a changed instruction is another question
@@ -41,7 +40,7 @@ Answer with one JSON object and nothing else: {"safe": true or false, "refusal":
 def _neutraliser(controls: tuple[str, ...]) -> Neutraliser:
     return Neutraliser(
         tokens=(*controls, *THINK),
-        roles=("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "DEVELOPER", "REQUEST", "RESPONSE"),
+        roles=JUDGE_ROLES,
         marks=('"safe"', '"refusal"'),
     )
 
@@ -67,13 +66,6 @@ def _unfenced(text: str) -> str:
     return rest.removesuffix(_FENCE) if rest.endswith(_FENCE) else text
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
-    return found
-
-
 def parse(text: str) -> Verdict:
     """Read a verdict: one JSON object with exactly the keys ``safe`` and ``refusal``, both true or false.
 
@@ -82,7 +74,7 @@ def parse(text: str) -> Verdict:
     """
     body = _unfenced(without_thoughts(text))
     try:
-        said = json.loads(body, object_pairs_hook=_once)
+        said = json.loads(body, object_pairs_hook=once)
     except (ValueError, RecursionError):
         return UNPARSABLE
     if not isinstance(said, dict) or set(said) != {"safe", "refusal"}:
