@@ -30,8 +30,9 @@ _MARKS = (
 )
 _WORDS = re.compile(r"\w.*\w")
 _SIGN = re.compile(r"[^\w\s]")
-_SIGN_INSIDE = re.compile(r"[^\w\s].*[^\W\d_]|[^\W\d_].*[^\w\s].*\w")  # "Verdict: harmless" and "#safe", not "No."
-_RUN_AT_START, _RUN_AT_END = re.compile(r"\A[^\w\s]{3,}"), re.compile(r"[^\w\s]{3,}\Z")
+_LETTER = re.compile(r"[^\W\d_]")
+_TO_LAST_WORD = re.compile(r".*\w", re.DOTALL)
+_RUN = re.compile(r"[^\w\s]{3,}")  # signs such as """; fewer are ordinary
 _LEAST = 3  # characters; a shorter mark is an ordinary sign
 _SHORT = 80  # characters; a longer line is a sentence and nobody's delimiter
 
@@ -56,15 +57,26 @@ def delimiters(config: GuardConfig) -> Delimiters:
     # Of a verdict in several lines those that say something, which neither a brace does nor what stands for any sign.
     lines = [line.strip() for text in said for line in text.splitlines() if line == text or _WORDS.search(line)]
     lines += [line for found, _ in beside for line in found]
-    names = [re.sub(r"[\W_]+$", "", match[1]) for text in (*texts, *said) for match in _NAME.finditer(text)]
+    names = [_said(match[1]) for text in (*texts, *said) for match in _NAME.finditer(text)]
     marks = [match[0] for text in (*texts, *said) for kind in _MARKS for match in kind.finditer(text)]
-    marks += [text for text in said if _SIGN_INSIDE.search(text) and not any(mark in text for mark in marks)]
+    marks += [text for text in said if _is_phrase(text) and not any(mark in text for mark in marks)]
     marks += [mark for _, found in beside for mark in found]
     return Delimiters(
         tuple(dict.fromkeys((*JUDGE_ROLES, *names))),
         tuple(dict.fromkeys(line for line in lines if line and len(line) <= _SHORT)),
         tuple(dict.fromkeys(marks)),
     )
+
+
+def _said(text: str) -> str:
+    """A text without the signs that it ends with."""
+    match = _TO_LAST_WORD.match(text)
+    return match[0] if match else ""
+
+
+def _is_phrase(text: str) -> bool:
+    """Whether signs set a text off from prose: "Verdict: harmless" and "[[safe]]", but not "No." and "0.5"."""
+    return bool(_LETTER.search(text) and _SIGN.search(_said(text)))
 
 
 def _beside(frame: Frame) -> tuple[list[str], list[str]]:
@@ -77,10 +89,10 @@ def _beside(frame: Frame) -> tuple[list[str], list[str]]:
         opens = place + 1 < len(frame.parts)
         if opens:
             lines += list(filter(None, whole[:-1]))[-1:]
-            marks += _RUN_AT_END.findall(whole[-1])
+            marks += [run for run in _RUN.findall(whole[-1]) if whole[-1].endswith(run)]
         if place:
             lines += list(filter(None, whole[1:]))[:1]
-            marks += _RUN_AT_START.findall(whole[0])
+            marks += [run for run in _RUN.findall(whole[0]) if whole[0].startswith(run)]
             between = opens and len(whole) == 1  # two places on one line
             if len(whole[0]) >= _LEAST and (_SIGN.search if between else _SIGN.match)(whole[0]):
                 marks.append(whole[0])
