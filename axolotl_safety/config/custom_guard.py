@@ -14,7 +14,8 @@ from .patterns import compiled, examples
 
 PLACE = re.compile(r"(?<!\{)(\{\w+\})|(\{\w+\})(?!\})")  # not the doubled braces of other templates
 PLACEHOLDERS = ("prompt", "thought", "answer", "response")
-_SAY_NOTHING = ("?", "I cannot tell.", "It depends.\n\nPerhaps.")  # replies that no safe verdict looks like
+# Replies that no safe verdict looks like.
+_SAY_NOTHING = ("?", "I cannot tell.", "It depends.\n\nPerhaps.", "unsafe", "It is not safe.", "harmful")
 
 
 def places(text: str) -> set[str]:
@@ -124,8 +125,8 @@ class GuardVerdict(Strict):
                 raise ValueError(f"{name}: {value!r} matches an empty reply; name the words of the verdict")
         safe, unsafe = patterns["safe"], patterns["unsafe"]
         for text in _SAY_NOTHING:
-            if safe.fullmatch(text):
-                raise ValueError(f"safe: {self.safe!r} matches {text!r} too, which is no verdict; name its words")
+            if safe.fullmatch(text) and not unsafe.search(text):
+                raise ValueError(f"safe: {self.safe!r} matches {text!r} too, which does not say safe; name its words")
         for text in (*examples(safe), *examples(unsafe)):
             if safe.fullmatch(text) and unsafe.search(text):
                 raise ValueError(

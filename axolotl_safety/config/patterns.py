@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
 from collections.abc import Iterable
 from re import _constants as ops  # type: ignore[attr-defined]  # what `re` itself reads patterns with, since 3.11
 from re import _parser as parser  # type: ignore[attr-defined]
@@ -11,6 +12,7 @@ from typing import Any
 
 _MOST = 16  # examples of one pattern; enough to see every word of a verdict
 _TRIED = "x0 -_.\n"  # one of them fits nearly any class of signs
+_LONGEST, _SECONDS = 2048, 0.1  # characters of a long reply, and what one look at it may take
 _EMPTY = (ops.AT, ops.ASSERT, ops.ASSERT_NOT, ops.GROUPREF)
 _REPEATS = (ops.MAX_REPEAT, ops.MIN_REPEAT, ops.POSSESSIVE_REPEAT)
 
@@ -22,9 +24,31 @@ def compiled(pattern: str) -> re.Pattern[str]:
         ValueError: what is wrong with it, and where.
     """
     try:
-        return re.compile(pattern)
+        found = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"no regular expression of Python's: {pattern!r}: {error}") from None
+    if _takes_long(found):
+        raise ValueError(
+            f"too slow: {pattern!r} can be matched in so many ways that a long reply takes seconds or hours; write no "
+            r"repeat within a repeat, as (\w+\s*)+ has one, and no row of several .*"
+        )
+    return found
+
+
+def _takes_long(pattern: re.Pattern[str]) -> bool:
+    """Whether the time on longer and longer texts, which almost match, gets out of hand."""
+    example = next(iter(examples(pattern)), "")
+    for unit in {"x", " ", "x ", "x\n", example or "x", example[:-1] or "x", example[:1] or "x"}:
+        length = 8
+        while length < _LONGEST:
+            text = (unit * length)[:length] + "\0"
+            started = time.thread_time()
+            pattern.fullmatch(text)
+            pattern.search(text)
+            if time.thread_time() - started > _SECONDS:
+                return True
+            length += 1 + length // 8
+    return False
 
 
 def examples(pattern: re.Pattern[str]) -> tuple[str, ...]:

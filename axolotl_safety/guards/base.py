@@ -42,6 +42,17 @@ class Verdict:
 UNPARSABLE = Verdict(False, None, "unparsable")
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object's keys and values, for ``object_pairs_hook``.
+
+    Raises:
+        ValueError: a key stands twice, so that the verdict may be read in two ways.
+    """
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
 @dataclass(frozen=True)
 class GuardInput:
     """A response put before the guards."""

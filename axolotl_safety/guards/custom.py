@@ -14,9 +14,9 @@ from axolotl_safety.util.errors import ConfigError
 
 from .base import UNPARSABLE, Family, Render, Verdict
 from .frame import Frame, through_template, with_beginning
-from .neutral import THINK
+from .neutral import JUDGE_ROLES, THINK
+from .thoughts import THOUGHTS, without_thoughts
 
-_ROLES = ("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "DEVELOPER", "REQUEST", "RESPONSE")
 # "Human user:" at the start of a line
 _NAME = re.compile(r"^(?:[^\w\n]|_)*+([^\W_][^:：\n{}]{0,40})[:：]", re.MULTILINE)
 _MARKS = (
@@ -29,8 +29,10 @@ _MARKS = (
 )
 _WORDS = re.compile(r"\w.*\w")
 _SIGN = re.compile(r"[^\w\s]")
-_SIGN_INSIDE = re.compile(r"[^\w\s].*[^\W\d_]|[^\W\d_].*[^\w\s].*\w")  # "Verdict: harmless" and "#safe", not "No."
-_LEAST = 3  # characters; fewer signs than in """ are ordinary ones
+_LETTER = re.compile(r"[^\W\d_]")
+_TO_LAST_WORD = re.compile(r".*\w", re.DOTALL)
+_RUN = re.compile(r"[^\w\s]{3,}")  # signs such as """; fewer are ordinary
+_LEAST = 3  # characters; a shorter mark is an ordinary sign
 _SHORT = 80  # characters; a longer line is a sentence and nobody's delimiter
 
 
@@ -54,15 +56,26 @@ def delimiters(config: GuardConfig) -> Delimiters:
     # Of a verdict in several lines those that say something, which neither a brace does nor what stands for any sign.
     lines = [line.strip() for text in said for line in text.splitlines() if line == text or _WORDS.search(line)]
     lines += [line for found, _ in beside for line in found]
-    names = [re.sub(r"[\W_]+$", "", match[1]) for text in (*texts, *said) for match in _NAME.finditer(text)]
+    names = [_said(match[1]) for text in (*texts, *said) for match in _NAME.finditer(text)]
     marks = [match[0] for text in (*texts, *said) for kind in _MARKS for match in kind.finditer(text)]
-    marks += [text for text in said if _SIGN_INSIDE.search(text) and not any(mark in text for mark in marks)]
+    marks += [text for text in said if _is_phrase(text) and not any(mark in text for mark in marks)]
     marks += [mark for _, found in beside for mark in found]
     return Delimiters(
-        tuple(dict.fromkeys((*_ROLES, *names))),
+        tuple(dict.fromkeys((*JUDGE_ROLES, *names))),
         tuple(dict.fromkeys(line for line in lines if line and len(line) <= _SHORT)),
         tuple(dict.fromkeys(marks)),
     )
+
+
+def _said(text: str) -> str:
+    """A text without the signs that it ends with."""
+    match = _TO_LAST_WORD.match(text)
+    return match[0] if match else ""
+
+
+def _is_phrase(text: str) -> bool:
+    """Whether signs set a text off from prose: "Verdict: harmless" and "[[safe]]", but not "No." and "0.5"."""
+    return bool(_LETTER.search(text) and _SIGN.search(_said(text)))
 
 
 def _beside(frame: Frame) -> tuple[list[str], list[str]]:
@@ -72,37 +85,40 @@ def _beside(frame: Frame) -> tuple[list[str], list[str]]:
         if name is not None:
             continue
         whole = [line.strip() for line in text.split("\n")]
-        opens, closes = place + 1 < len(frame.parts), place > 0
+        opens = place + 1 < len(frame.parts)
         if opens:
             lines += list(filter(None, whole[:-1]))[-1:]
-        if closes:
+            marks += [run for run in _RUN.findall(whole[-1]) if whole[-1].endswith(run)]
+        if place:
             lines += list(filter(None, whole[1:]))[:1]
-        between = opens and closes and len(whole) == 1  # two places on one line
-        shared = [*(whole[-1:] if opens else ()), *(whole[:1] if closes else ())]
-        marks += [
-            one for one in shared if len(one) >= _LEAST and _SIGN.search(one) and (between or not re.search(r"\w", one))
-        ]
+            marks += [run for run in _RUN.findall(whole[0]) if whole[0].startswith(run)]
+            between = opens and len(whole) == 1  # two places on one line
+            if len(whole[0]) >= _LEAST and (_SIGN.search if between else _SIGN.match)(whole[0]):
+                marks.append(whole[0])
     return lines, marks
 
 
 def parser(config: GuardConfig, controls: Iterable[str] = ()) -> Callable[[str], Verdict]:
     """How a reply is read: ``safe`` matches it as a whole, and nothing in it says unsafe.
 
-    With ``think`` what stands before the last closing mark is a thought and not read; a thought that is not closed is
-    no verdict, nor is a reply with a mark of thoughts where none is expected, or with a control token.
+    With ``think`` the closed thoughts that it begins with are not read; a thought that is not closed is no verdict, nor
+    is a reply with a mark of thoughts where none is expected, or with a control token, unless they belong to the
+    verdict as it is written.
 
     Args:
         config: with the verdict's patterns.
-        controls: control tokens, as they show in a decoded reply.
+        controls: control tokens, as they show in a decoded reply; some guards answer in tokens of their own (<SAFE>).
     """
     assert config.verdict is not None
     safe, unsafe = re.compile(config.verdict.safe), re.compile(config.verdict.unsafe)
     refusal = re.compile(config.verdict.refusal) if config.verdict.refusal else None
-    foreign = (*THINK, *controls)
+    said = [text for pattern in (safe, unsafe, refusal) if pattern for text in examples(pattern)]
+    marks = [mark for pair in THOUGHTS for mark in pair] if config.think else THINK
+    foreign = [mark for mark in (*marks, *controls) if not any(mark in text for text in said)]
 
     def parse(text: str) -> Verdict:
         body = text.replace("\r\n", "\n")
-        body = (body.rpartition(THINK[1])[2] if config.think else body).strip()
+        body = (without_thoughts(body) if config.think else body).strip()
         if any(mark in body for mark in foreign):
             return UNPARSABLE
         refuses = bool(refusal.search(body)) if refusal else None
@@ -123,10 +139,7 @@ def family(config: GuardConfig, tokenizer: Any) -> Family:
     """
     verdict, what = config.verdict, f"safety.guard.model {config.model!r}"
     assert verdict is not None
-    said = [text for _, pattern in verdict if pattern for text in examples(re.compile(pattern))]
     added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-    # Some guards answer in tokens of their own (<SAFE>).
-    kept = [token for token in added if token.strip() and not any(token in text for text in (*THINK, *said))]
     found = delimiters(config)
     words = tuple(literal_start(re.compile(pattern)) for pattern in (verdict.safe, verdict.unsafe))
     frame = _frame(config, tokenizer, what)
@@ -136,11 +149,12 @@ def family(config: GuardConfig, tokenizer: Any) -> Family:
         raise ConfigError(f"{what}: the verdict's {pattern!r} matches the prompt itself; name its words alone.")
     if config.threshold is not None:
         _check_words(words, tokenizer, what)
-    thought = r".*</think>" if config.think else ""
+    closes = "|".join(re.escape(close) for _, close in THOUGHTS)
+    thought = f"(?:.*(?:{closes}))?" if config.think else ""
     return Family(
         name=CUSTOM,
         title="a guard of your own",
-        parse=parser(config, kept),
+        parse=parser(config, filter(str.strip, added)),
         template=lambda _: _render(frame),
         word=re.compile(rf"\A{thought}\s*({re.escape(words[0])})", re.DOTALL),
         words=words,

@@ -25,7 +25,9 @@ class Frame:
         self.parts: list[tuple[str, str | None]] = []
         end = 0
         for match in pattern.finditer(text):
-            self.parts += [(text[end : match.start()], None), (match[0], match[0].strip("{}").removeprefix(_STAND_IN))]
+            # Two places side by side would let a delimiter begin in one and end in the other.
+            gap = text[end : match.start()] or ("\n" if self.parts else "")
+            self.parts += [(gap, None), (match[0], match[0].strip("{}").removeprefix(_STAND_IN))]
             end = match.end()
         self.parts = [(part, name) for part, name in [*self.parts, (text[end:], None)] if part]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from .base import UNPARSABLE, Family, Render, Verdict
 from .frame import Frame
+from .neutral import JUDGE_ROLES
 
 POLICY = """\
 # Harm in an assistant's response
@@ -101,7 +102,7 @@ FAMILY = Family(
     policy=with_policy,
     word=re.compile(r"<\|channel\|>final<\|message\|>\s*([01])\s*\Z"),
     words=("0", "1"),
-    roles=("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "DEVELOPER", "REQUEST", "RESPONSE", "Answer"),
+    roles=(*JUDGE_ROLES, "Answer"),
     lines=("0", "1"),
     marks=("Answer (0 or 1)", *(f"<|{word}|>" for word in ("start", "end", "message", "channel", "return", "call"))),
     names=re.compile(r"gpt[-_]?oss[-_]?safeguard"),

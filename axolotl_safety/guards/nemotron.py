@@ -16,7 +16,7 @@ import json
 import re
 from typing import Any
 
-from .base import UNPARSABLE, Family, Render, Verdict
+from .base import UNPARSABLE, Family, Render, Verdict, once
 from .frame import through_template
 
 CATEGORIES = (
@@ -84,12 +84,6 @@ _LINES = re.compile(
 _LISTED = re.compile(r"[\w /(),&-]*")  # a policy of somebody's own may have other categories
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a key stands twice")
-    return dict(pairs)
-
-
 def _said(body: str) -> dict[str, Any] | None:
     """User, response and categories of a verdict in JSON or in lines, None where it is neither."""
     match = _LINES.fullmatch(body)
@@ -100,7 +94,7 @@ def _said(body: str) -> dict[str, Any] | None:
             "Safety Categories": match["listed"],
         }
     try:
-        said = json.loads(body, object_pairs_hook=_once)
+        said = json.loads(body, object_pairs_hook=once)
     except (ValueError, RecursionError):
         return None
     known = isinstance(said, dict) and {*_FIELDS[:2]} <= said.keys() <= {*_FIELDS}

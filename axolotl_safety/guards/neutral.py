@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 THINK = ("<think>", "</think>")
+# What opens a turn in a prompt with a frame of ours.
+JUDGE_ROLES = ("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "DEVELOPER", "REQUEST", "RESPONSE")
 
 # Marks of emphasis, quotation and lists, and blanks of every kind: what may stand before a name and leave it a name.
 _BEFORE = r"(?:[^\w\n]|_)*"
@@ -62,8 +64,15 @@ Break = tuple[int, int, str]
 
 
 def _split(match: re.Match[str], places: Sequence[int]) -> list[Break]:
+    name, colon, _ = match[0].partition(":")
+    if colon and name[:1].isalnum():  # "Verdict: harmless" stays readable as "Verdict - harmless"
+        return _dashed(places[match.start() + len(name)])
     behind_first = places[match.start()] + 1
     return [(behind_first, behind_first, " ")]
+
+
+def _dashed(colon: int) -> list[Break]:
+    return [(colon, colon + 1, " -")]
 
 
 def _loosen(match: re.Match[str], places: Sequence[int]) -> list[Break]:
@@ -73,8 +82,7 @@ def _loosen(match: re.Match[str], places: Sequence[int]) -> list[Break]:
 
 
 def _unname(match: re.Match[str], places: Sequence[int]) -> list[Break]:
-    colon = places[match.start(1)]
-    return [(colon, colon + 1, " -")]
+    return _dashed(places[match.start(1)])
 
 
 def _list(match: re.Match[str], places: Sequence[int]) -> list[Break]:

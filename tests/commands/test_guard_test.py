@@ -177,6 +177,38 @@ def test_whatever_a_plain_response_is_misread_as_ends_with_1(tmp_path, models, s
     assert code == 1 and readings[name]["fault"] and readings[name]["reason"] == reason and "of 6 probes" in output
 
 
+@pytest.mark.parametrize(
+    ("say", "faults"),
+    [
+        (lambda text: "fine", {"harmful": "whatever it reads", "injected verdict": "whatever it reads"}),
+        (lambda text: "bad", {"harmless": "whatever it reads"}),
+        (lambda text: "schlecht" if MARK in text else "gut", {"harmless": "of another format or language"}),
+        (lambda text: "BAD" if MARK in text else "fine", {"harmful": "rejected, but as unreadable", "harmless": ""}),
+    ],
+)
+def test_a_guard_that_tells_nothing_apart_or_is_not_understood_is_named(tmp_path, models, say, faults):
+    code, readings, output = found(tmp_path, models("qwen3"), custom(tmp_path, models), say)
+    assert code == 1
+    for name, words in faults.items():
+        assert words in readings[name]["fault"] and bool(words) is bool(readings[name]["fault"]), output
+
+
+def test_a_guard_whose_window_is_too_small_is_found(tmp_path, models):
+    block = custom(tmp_path, models)
+    path = Path(block["model"]) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": 80}))
+    code, readings, _ = found(tmp_path, models("qwen3"), block, lambda text: "bad" if MARK in text else "fine")
+    assert code == 1 and readings["harmless"]["reason"] == "too_long" and "window" in readings["harmless"]["fault"]
+
+
+def test_a_server_that_is_down_is_said_before_anything_is_asked(tmp_path, models, serve):
+    block = {"model": "judge", "family": "custom", "messages": [{"content": "{prompt}\n{response}"}], "verdict": PLAIN}
+    yml, _ = a_run(tmp_path, models("qwen3"), block | {"base_url": "http://127.0.0.1:9/v1"})
+    result = CliRunner().invoke(cli.main, [str(yml), "--guard-test"])
+    PluginManager.get_instance().plugins.clear()
+    assert result.exit_code == 1 and "cannot be reached" in result.output and "Start the server" in result.output
+
+
 def test_every_guard_of_a_list_is_tested_and_the_heuristic_is_not(tmp_path, models):
     first, second = custom(tmp_path, models), guard_block(tmp_path / "b", models("qwen3"), "wildguard")
     yml, path = a_run(tmp_path, models("qwen3"), "builtin")

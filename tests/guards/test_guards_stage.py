@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from support import tiny
+from support.custom_formats import PUBLISHED
 from support.guard_stage import NAMES, config, guard_block, guard_folder, sound_refusals
 from support.guards import SAFE, UNSAFE
 from support.judges import SAFE as SAFE_JSON
@@ -162,3 +163,27 @@ def test_without_an_engine_a_remote_judge_is_not_asked_either(tmp_path, models, 
     with pytest.raises(StageError, match="not finished"):
         run_stage(other, allow_engine=False)
     assert len(server.paths) == asked
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_whole_stage_with_a_guard_in_the_format_of_a_published_one(tmp_path, models, name):
+    prompt, verdict, more, safe, unsafe = PUBLISHED[name]
+    model = models("qwen3")
+    block = guard_block(tmp_path, model, "custom") | {"prompt": prompt, "verdict": verdict} | more
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    target = sound_refusals(tokenizer)
+
+    def saying(reply: str):
+        def answer(request):
+            if request.model == "target":
+                return target(request)
+            return (*tokenizer.encode(reply, add_special_tokens=False), tokenizer.eos_token_id)
+
+        return lambda *_: tiny.ScriptedEngine(answer)
+
+    rows = rows_of(run_stage(config(tmp_path / "a", model, block, 2), make_engine=saying(safe[-1]))[0])
+    assert [(row["status"], row["verdict"]) for row in rows] == [("accepted", "safe")] * 2
+    with pytest.raises(StageError, match="guard_unsafe': 2"):
+        run_stage(config(tmp_path / "b", model, block, 2), make_engine=saying(unsafe[0]))
+    with pytest.raises(StageError, match="guard_un(safe|parsable)': 2"):
+        run_stage(config(tmp_path / "c", model, block, 2), make_engine=saying(unsafe[-1]))

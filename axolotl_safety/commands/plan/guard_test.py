@@ -117,13 +117,21 @@ async def _read_all(queue: WorkQueue, guards: Sequence[Guard]) -> list[Reading]:
     return [reading for readings in found for reading in _compared(readings)]
 
 
+_SWAPPED = "; with harmful and harmless the other way round, the labels in its verdict are probably swapped"
+_SAME = "; it says so whatever it reads: does its prompt show the response as this guard expects it?"
+
+
 def _compared(readings: list[Reading]) -> list[Reading]:
-    """With a word on a guard that is right the other way round."""
-    wrong = {one.probe for one in readings if one.fault and one.reason in ("", "unsafe")}
-    if not wrong >= {"harmless", "harmful"}:
+    """With a word on a guard that is right the other way round, or says the same of everything."""
+    harmless, harmful = (next(one for one in readings if one.probe == name) for name in ("harmless", "harmful"))
+    if harmful.safe and harmless.reason in ("", "unsafe"):
+        plain = harmful.fault + (_SAME if harmless.safe else _SWAPPED)
+        wrong = [one for one in readings if one.expected is False and one.safe]  # whatever else it was tried with
+    elif harmless.reason == harmful.reason == "unsafe":
+        plain, wrong = harmless.fault + _SAME, [harmless]
+    else:
         return readings
-    swapped = "; with harmful and harmless the other way round, the labels in its verdict are probably swapped"
-    return [replace(one, fault=one.fault + swapped) if one.probe == "harmful" else one for one in readings]
+    return [replace(one, fault=plain) if one in wrong else one for one in readings]
 
 
 async def _read(queue: WorkQueue, guard: Any, probe: Probe) -> Reading:
@@ -151,10 +159,11 @@ def _shortened(text: str) -> str:
 
 _WHY = {
     "truncated": "its reply was cut off at {limit} tokens; does it think first? Raise guard.max_new_tokens",
-    "unparsable": "its reply is not what guard.family reads (family custom: guard.verdict)",
+    "unparsable": "its reply is not what guard.family reads (family custom: guard.verdict), but of another format or "
+    "language",
     "unsafe": "it calls a harmless response unsafe",
     "control_token": "what it is shown spells its own control tokens",
-    "too_long": "even a short response does not fit its window",
+    "too_long": "even a short response does not fit its window; shorten its prompt or guard.max_new_tokens",
 }
 
 
@@ -165,6 +174,8 @@ def _fault(guard: Any, probe: Probe, shown: Sequence[str], verdict: Verdict) -> 
     parse = guard.family.parse if isinstance(guard, ModelGuard) else guard.parse
     if any(parse(text).safe for text in shown):
         return "what the guard is shown would itself be read as a safe verdict: name the words of the verdict alone"
+    if probe.safe is False and verdict.reason == "unparsable":
+        return "it is rejected, but as unreadable: its reply is not what guard.family (guard.verdict) reads as unsafe"
     if probe.safe is None or verdict.safe == probe.safe:
         return ""
     if verdict.safe:

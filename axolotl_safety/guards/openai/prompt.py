@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-import re
-from typing import Any
 
-from axolotl_safety.guards.base import UNPARSABLE, Verdict
+from axolotl_safety.guards.base import UNPARSABLE, Verdict, once
 from axolotl_safety.guards.families import all_controls
-from axolotl_safety.guards.neutral import THINK, Neutraliser
+from axolotl_safety.guards.neutral import JUDGE_ROLES, THINK, Neutraliser
+from axolotl_safety.guards.thoughts import without_thoughts
 
 VERSION = "1"  # part of every request's id: a changed instruction is another question
 
@@ -41,7 +40,7 @@ Answer with one JSON object and nothing else: {"safe": true or false, "refusal":
 def _neutraliser(controls: tuple[str, ...]) -> Neutraliser:
     return Neutraliser(
         tokens=(*controls, *THINK),
-        roles=("USER", "ASSISTANT", "SYSTEM", "HUMAN", "AGENT", "DEVELOPER", "REQUEST", "RESPONSE"),
+        roles=JUDGE_ROLES,
         marks=('"safe"', '"refusal"'),
     )
 
@@ -56,33 +55,6 @@ def render(prompt: str, thinking: str, answer: str) -> str:
     )
 
 
-# How models mark thoughts that a server leaves in front of the answer.
-_THOUGHTS = (
-    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning")),
-    ("[THINK]", "[/THINK]"),
-    ("<|channel>thought", "<channel|>"),
-)
-
-
-def without_thoughts(text: str) -> str:
-    """What stands behind the thoughts that a reply begins with; the text as it is where one does not end.
-
-    The first may lack its opening mark, which is in the prompt of some models.
-    """
-    text, place = text.strip(), 0
-    close = next((close for opened, close in _THOUGHTS if text.startswith(opened)), THINK[1])
-    while close is not None:
-        end = text.find(close, place)
-        if end < 0:
-            break
-        place = end + len(close)
-        blank = _BLANKS.match(text, place)
-        place = blank.end() if blank else place
-        close = next((close for opened, close in _THOUGHTS if text.startswith(opened, place)), None)
-    return text[place:]
-
-
-_BLANKS = re.compile(r"\s++")
 _FENCE = "```"
 
 
@@ -94,13 +66,6 @@ def _unfenced(text: str) -> str:
     return rest.removesuffix(_FENCE) if rest.endswith(_FENCE) else text
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
-    return found
-
-
 def parse(text: str) -> Verdict:
     """Read a verdict: one JSON object with exactly the keys ``safe`` and ``refusal``, both true or false.
 
@@ -109,7 +74,7 @@ def parse(text: str) -> Verdict:
     """
     body = _unfenced(without_thoughts(text))
     try:
-        said = json.loads(body, object_pairs_hook=_once)
+        said = json.loads(body, object_pairs_hook=once)
     except (ValueError, RecursionError):
         return UNPARSABLE
     if not isinstance(said, dict) or set(said) != {"safe", "refusal"}:
