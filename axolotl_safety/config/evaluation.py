@@ -66,8 +66,8 @@ class EvalSamplingConfig(SamplingConfig):
     max_new_tokens: int = Field(8192, ge=1, description="completion length limit in tokens, within the model's window")
 
 
-class AttacksConfig(Strict):
-    """Pushes towards answering, on the prompts of ``harm`` and ``over_refusal``; each is asked besides the plain prompt."""
+class EvalAttacksConfig(Strict):
+    """Pushes towards answering, on the prompts of ``harm`` and ``over_refusal``; the plain ones are asked too."""
 
     prefill: tuple[int | Literal["whole"], ...] = Field(
         (),
@@ -105,7 +105,7 @@ class AttacksConfig(Strict):
         return chosen
 
     @model_validator(mode="after")
-    def _names_some(self) -> AttacksConfig:
+    def _names_some(self) -> EvalAttacksConfig:
         if not self.changed():
             raise ValueError(
                 "attacks names none. Write prefill: true, openings: true or wrapped: true, or remove attacks"
@@ -131,7 +131,7 @@ class EvalConfig(Strict):
     max_items: int | None = Field(None, ge=1, description="prompts drawn from each set; unset: all")
     samples: int = Field(1, ge=1, description="reasoning: completions per prompt")
     sampling: EvalSamplingConfig = EvalSamplingConfig()
-    attacks: AttacksConfig | None = Field(
+    attacks: EvalAttacksConfig | None = Field(
         None, description="ask harm and over_refusal again under these attacks; off unless set"
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from axolotl_safety.config.attacks import OPENINGS, WHOLE, WRAPPERS, Opening, Wrapper
-from axolotl_safety.config.evaluation import AttacksConfig
+from axolotl_safety.config.evaluation import EvalAttacksConfig
 from axolotl_safety.data.tokenizer import TargetTokenizer
 
 from .items import Item
@@ -59,7 +59,7 @@ class Attack:
     ask: Callable[[TargetTokenizer, EvalSet, Item, Thought | str], Asked | str]
 
 
-def attacks_of(settings: AttacksConfig | None) -> tuple[Attack, ...]:
+def attacks_of(settings: EvalAttacksConfig | None) -> tuple[Attack, ...]:
     """The attacks that the section names, the weakest prefill first."""
     if settings is None:
         return ()

@@ -129,9 +129,8 @@ def _overlap_lines(results: Mapping[str, Any]) -> list[str]:
             lines.append(f"{one['set']} ({one['axis']}): not asked: {why}")
         for attack, reasons in one.get("not_asked", {}).items():
             why = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
-            lines.append(
-                f"{one['set']} ({one['axis']}): {attack} on {one['n'] - sum(reasons.values())} of {one['n']} prompts: {why}"
-            )
+            made = one["n"] - sum(reasons.values())
+            lines.append(f"{one['set']} ({one['axis']}): {attack} on {made} of {one['n']} prompts; the others: {why}")
     if training["reason"]:
         lines.append(f"overlap with the training prompts is not known: {training['reason']}")
     if training["not_compared"]:
