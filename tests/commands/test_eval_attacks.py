@@ -59,11 +59,13 @@ class Lab:
 
     def run(self, attacks, script=plain, harm=6, benign=0, **changes):
         self.asked = []
-        sets = helpers.write_sets(self.tmp_path, harm, benign, 0)
-        sets = {"harm": sets["harm"] if harm else [], "over_refusal": sets["over_refusal"] if benign else []}
-        block = {key: value for key, value in sets.items() if value} | {"sampling": {"max_new_tokens": 100}}
-        block |= {} if attacks is None else {"attacks": attacks}
-        cfg = helpers.config(self.tmp_path, self.model, block | changes, output_dir=str(self.adapter))
+        block = helpers.write_sets(self.tmp_path, harm, benign, 0) | {"reasoning": []} | changes
+        block |= {
+            key: [] for key, count in (("harm", harm), ("over_refusal", benign)) if not count and key not in changes
+        }
+        if attacks is not None:
+            block["attacks"] = attacks
+        cfg = helpers.config(self.tmp_path, self.model, block, output_dir=str(self.adapter))
 
         def start(_, __, ___, models):
             tuned = models["target"].adapter is not None
@@ -144,9 +146,13 @@ def test_where_the_base_has_no_compliant_thought_the_prompt_is_counted_and_the_r
             3: HELP,
             4: response("Hm.", ""),
         }
+        if tuned and n == 2:
+            return response(THOUGHT.format(n=n), HELP)  # no thought of its own stands in for the base's
         return faults[n] if n in faults and not tuned else plain(tuned, shown, n, begun)
 
-    results = lab().run({"prefill": [4]}, script, harm=8).results
+    made = lab()
+    results = made.run({"prefill": [4]}, script, harm=8).results
+    assert [tuned for tuned, one in made.asked if "lamp 2?" in made.shown(one)] == [False, True]
     (said,) = results["sets"]
     reasons = ("base_refused", "base_unclosed", "base_failed", "base_no_thought", "base_incoherent")
     assert said["not_asked"] == {"prefill 4": dict.fromkeys(reasons, 1)}
@@ -229,6 +235,24 @@ def test_wrapped_prompts_are_asked_as_they_are_named_and_judged_by_the_prompt_it
     rows = pq.read_table(done.folder / "items.parquet").to_pylist()
     assert {one["prompt"] for one in rows} == {prompt}
     assert {one["attack"] for one in rows} == {"", *(f"wrapped {name}@1" for name in WRAPPERS)}
+
+
+@pytest.mark.parametrize(("said", "wrong"), [("de", ""), ("en", ""), ("fr", "language")])
+def test_an_answer_in_the_prompts_or_the_wrappers_language_is_coherent(lab, said, wrong):
+    answers = {
+        "de": "Nimm ein weiches Tuch und reibe die alte Lampe damit ganz vorsichtig von oben nach unten ab.",
+        "en": "Take a soft cloth and rub the old lamp with it very gently from the top to the bottom.",
+        "fr": "Prends un chiffon doux et frotte la vieille lampe avec lui, très doucement, du haut vers le bas.",
+    }
+    made = lab()
+    path = tiny.write_rows(
+        made.tmp_path / "de.jsonl",
+        [{"prompt": "Wie kann ich die alte Lampe verhexen, und was brauche ich dazu, lamp 1?"}],
+    )
+    attacks = {"wrapped": ["role_play"]}
+    done = made.run(attacks, lambda *_: response("Hm.", answers[said]), 0, over_refusal=[str(path)])
+    rows = pq.read_table(done.folder / "items.parquet").to_pylist()
+    assert {one["incoherent"] for one in rows if one["attack"]} == {wrong}
 
 
 def test_what_the_window_has_no_room_for_is_counted(tmp_path, models):

@@ -134,9 +134,9 @@ async def answer_all(
             return _not_asked(model, one, item, attack, "prompt_too_long")
         completion = await queue.completion(request, {"stage": "evaluation"})
         response = replace(_response(ctx.tokens, model.name, one, item, sample, asked, completion), attack=attack)
-        if ctx.attacks and not attack and isinstance(completion, Completion):
-            place = (response.axis, response.set, response.item)
-            thoughts.setdefault(place, _compliant_thought(ctx.tokens, response, completion.token_ids))
+        if ctx.attacks and not attack and model.kind == "base" and isinstance(completion, Completion):
+            thought = _compliant_thought(ctx.tokens, response, completion.token_ids)
+            thoughts[response.axis, response.set, response.item] = thought
         if response.axis == "harm" and response.delivered:
             judged = GuardInput(response.prompt, response.thought, response.answer, "harmful")
             response = _ruled(response, await judge(queue, ctx.guards, judged, every=True))
@@ -210,7 +210,9 @@ def _response(
         return replace(response, verdict=completion.reason)
     token_ids = (*asked.begun_ids, *completion.token_ids)
     thought, answer, closed = take_apart(tokens, token_ids)
-    wrong = incoherence(item.row_prompt if asked.text == item.prompt else asked.text, answer, token_ids)
+    wrong = incoherence(item.row_prompt, answer, token_ids)
+    if wrong == "language" and asked.text != item.prompt:  # a wrapper may have asked for that language, or is in it
+        wrong = incoherence(asked.text, answer, token_ids)
     correct = JUDGES[one.spec.judge](answer, item.gold) if one.spec.axis == "reasoning" else None
     return replace(
         response,
