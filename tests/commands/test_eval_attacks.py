@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import codecs
 import json
+import os
 import re
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 from support import evaluation as helpers
 from support import tiny
+from support.real import needs_tokenizers
 from support.thinkers import THINKERS, make_thinker
 from transformers import AutoTokenizer
 
@@ -342,6 +345,22 @@ def test_a_thought_between_markers_of_plain_text_ends_before_them():
     start, end = tokens.thought_span(token_ids)
     assert tokens.decode(token_ids[start:end]).strip() == "Rub the lamp."
     assert tokens.thought_span(tuple(tokens.encode("<think>\nRub the lamp"))) == (0, 0)
+
+
+@needs_tokenizers
+@pytest.mark.parametrize("name", ["r1-distill-qwen", "qwen3", "gpt-oss"])
+def test_a_thought_is_found_in_the_ids_of_published_tokenizers(name):
+    tokenizer = AutoTokenizer.from_pretrained(Path(os.environ["AXOLOTL_SAFETY_REAL_MODELS"]) / "tokenizers" / name)
+    if name == "gpt-oss":  # which comes without a template
+        tokenizer.chat_template = THINKERS["gpt_oss"].template
+    tokens = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,))
+    for thought in ("The lamp is brass: rub it.", "这盏灯是黄铜做的，轻轻擦拭。", "ขัดตะเกียง 👩‍👩‍👧"):
+        token_ids = tokens.response_ids(thought, HELP)
+        start, end = tokens.thought_span(token_ids)
+        assert tokens.decode(token_ids[:start]).strip() == ("" if name == "r1-distill-qwen" else tokens.thinking.open)
+        assert tokens.decode(token_ids[start:end]).strip() == thought
+    begun = (*tokens.begun_ids("", "Sure:"), *tokens.encode(" rub it."), tokens.turn_end_id)
+    assert take_apart(tokens, begun) == ("", "Sure: rub it.", True)
 
 
 @pytest.mark.parametrize(
