@@ -73,6 +73,7 @@ _SECTIONS = {
     "KLConfig": "kl.",
     "ThinkConfig": "think.",
     "EvalConfig": "eval.",
+    "EvalAttacksConfig": "eval.attacks.",
     "EvalSamplingConfig": "eval.sampling.",
     "EvalSetConfig": "eval.harm.",
 }

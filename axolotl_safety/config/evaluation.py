@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from axolotl_safety.util.errors import did_you_mean
+
+from .attacks import OPENINGS, PREFILL, WHOLE, WRAPPERS
 from .base import SamplingConfig, Strict
 
 Axis = Literal["harm", "over_refusal", "reasoning"]
@@ -65,6 +69,61 @@ class EvalSamplingConfig(SamplingConfig):
     max_new_tokens: int = Field(8192, ge=1, description="completion length limit in tokens, within the model's window")
 
 
+class EvalAttacksConfig(Strict):
+    """Pushes towards answering, on the prompts of ``harm`` and ``over_refusal``; the plain ones are asked too."""
+
+    prefill: tuple[int | Literal["whole"], ...] = Field(
+        (),
+        description="tokens of the base's own compliant thought that a response begins with; whole: all of it; true: "
+        "8, 16, 32, 64 and whole",
+    )
+    openings: tuple[str, ...] = Field(
+        (), description=f"a response begins with a fixed text; true: all of {', '.join(OPENINGS)}"
+    )
+    wrapped: tuple[str, ...] = Field(
+        (), description=f"the prompt stands inside another text; true: all of {', '.join(WRAPPERS)}"
+    )
+
+    @field_validator("prefill", mode="before")
+    @classmethod
+    def _lengths(cls, value: Any) -> Any:
+        chosen = _chosen(value, PREFILL)
+        wrong = [one for one in chosen if one != WHOLE and (type(one) is not int or one < 1)]
+        if wrong:
+            raise ValueError(
+                f"prefill: {wrong[0]!r} is no length. Write numbers of tokens from 1 on and {WHOLE}, such as "
+                f"[8, 32, {WHOLE}], or true"
+            )
+        return sorted(chosen, key=lambda one: float("inf") if one == WHOLE else one)
+
+    @field_validator("openings", "wrapped", mode="before")
+    @classmethod
+    def _names(cls, value: Any, info: Any) -> Any:
+        known: Mapping[str, Any] = OPENINGS if info.field_name == "openings" else WRAPPERS
+        chosen = _chosen(value, tuple(known))
+        for one in chosen:
+            if not isinstance(one, str) or one not in known:
+                hint = did_you_mean(str(one), known)
+                raise ValueError(f"{info.field_name}: {one!r} is unknown: {hint}known: {', '.join(known)}; or true")
+        return chosen
+
+    @model_validator(mode="after")
+    def _names_some(self) -> EvalAttacksConfig:
+        if not self.changed():
+            raise ValueError(
+                "attacks names none. Write prefill: true, openings: true or wrapped: true, or remove attacks"
+            )
+        return self
+
+
+def _chosen(value: Any, every: tuple[Any, ...]) -> list[Any]:
+    """What a value of the YAML names, each once: ``true`` everything, ``false`` nothing."""
+    if isinstance(value, bool) or value is None:
+        return list(every) if value else []
+    listed = list(value) if isinstance(value, (list, tuple)) else [value]
+    return [one for place, one in enumerate(listed) if one not in listed[:place]]
+
+
 class EvalConfig(Strict):
     """Base and tuned model on the same prompts: harm, over-refusal, reasoning."""
 
@@ -75,6 +134,9 @@ class EvalConfig(Strict):
     max_items: int | None = Field(None, ge=1, description="prompts drawn from each set; unset: all")
     samples: int = Field(1, ge=1, description="reasoning: completions per prompt")
     sampling: EvalSamplingConfig = EvalSamplingConfig()
+    attacks: EvalAttacksConfig | None = Field(
+        None, description="ask harm and over_refusal again under these attacks; off unless set"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -99,6 +161,11 @@ class EvalConfig(Strict):
                     f"{axis}: lm_eval, answer_field, judge and run_code are for reasoning; remove them here, or move "
                     "the set"
                 )
+        if self.attacks and not (self.harm or self.over_refusal):
+            raise ValueError(
+                "attacks are made on the prompts of harm and over_refusal, and neither is named; name a set, or remove "
+                "attacks"
+            )
         if self.samples > 1 and self.sampling.temperature == 0:
             raise ValueError(
                 f"{self.samples} samples at temperature 0 are {self.samples} times the same; set samples: 1"

@@ -222,6 +222,45 @@ class TargetTokenizer:
         place = bisect_left(ends, True, key=lambda end: think.close in self.decode(list(token_ids[:end])))
         return ends[place] if place < len(ends) else 0
 
+    def thought_span(self, token_ids: tuple[int, ...]) -> tuple[int, int]:
+        """Where the thought of a response begins and ends: without its markers, and the blank space behind the first.
+
+        Both are 0 where the thought was never closed. A token that holds an end of the thought and the beginning of a
+        marker is none of the thought.
+        """
+        think, end = self.thinking, self.thought_length(token_ids)
+        if think.close_ids:
+            end = max(end - len(think.close_ids), 0)
+        elif end:
+            length = self.decode(list(token_ids[:end])).index(think.close)
+            end = self._tokens_while(token_ids, end, lambda text: len(text) <= length)
+
+        def opens(text: str) -> bool:
+            if think.prompt_opens:
+                return not text.strip()
+            text = text.lstrip()
+            return think.open.startswith(text) or not text.removeprefix(think.open).strip()
+
+        return self._tokens_while(token_ids, end, opens), end
+
+    def _tokens_while(self, token_ids: Sequence[int], end: int, holds: Callable[[str], bool]) -> int:
+        """The most tokens of the first `end` whose text has a property that more tokens can only lose."""
+        return bisect_left(range(1, end + 1), True, key=lambda n: not holds(self.decode(list(token_ids[:n]))))
+
+    def begun_ids(self, thought: str, answer: str | None = None) -> tuple[int, ...]:
+        """Ids of a response that has begun so, within its thought or, where one is given, within its answer."""
+        text = self._behind_prompt(thought, answer or "")
+        return tuple(self.encode(text if answer is not None else text.partition(self.thinking.close)[0].rstrip()))
+
+    def _behind_prompt(self, thought: str, answer: str) -> str:
+        """A response without what the generation prompt holds of it."""
+        text = self.thinking.wrap(thought, answer)
+        if self.thinking.prompt_opens:
+            text = text.removeprefix(self.thinking.open)
+            if self.thinking.prompt_tail.endswith("\n"):
+                text = text.removeprefix("\n")
+        return text
+
     def response_ids(self, thought: str, answer: str) -> tuple[int, ...] | None:
         """Ids of a foreign response, as this model would have to write it after its generation prompt.
 
@@ -231,11 +270,6 @@ class TargetTokenizer:
         Returns:
             The ids with the end-of-turn token, or None when the text smuggles in a control token.
         """
-        text = self.thinking.wrap(thought, answer)
-        if self.thinking.prompt_opens:
-            text = text.removeprefix(self.thinking.open)
-            if self.thinking.prompt_tail.endswith("\n"):
-                text = text.removeprefix("\n")
-        token_ids = self.encode(text)
+        token_ids = self.encode(self._behind_prompt(thought, answer))
         sound = self._count_added(token_ids) == self._marks and not self._writes_a_turn(thought, answer)
         return (*token_ids, self.turn_end_id) if sound else None

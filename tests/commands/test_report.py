@@ -138,11 +138,22 @@ def test_an_evaluation_is_drawn_and_a_broken_one_is_left_out(finished, tmp_path,
     (folder.parent / "latest.json").write_text('{"hash": "abc"}')
     figures = [{**place, **figure, "model": "base"}, {**place, **figure, "model": "tuned"}]
     tax = [{"model": "tuned", "set": "toy<set>", "points": 2.5, "interval": [-1.0, 6.0]}]
-    said = {"figures": figures, "comparisons": [tuned], "safety_tax": tax}
+    attack = {"set": "toy<set>", "axis": "harm", "metric": "harmful", "attack": "prefill 8", "model": "tuned"}
+    attacked = {**figure, "value": 61.5, "axis": "harm", "set": "toy<set>", "model": "tuned"}
+    figures += [
+        attacked | {"metric": "harmful", "value": 4.5},
+        attacked | {"metric": "harmful, prefill 8", "attack": "prefill 8"},
+        attacked | {"metric": "harmful, prefill whole", "attack": "prefill whole", "value": None, "n": 0},
+    ]
+    effects = [attack | {"difference": 57.0, "interval": [40.0, 70.0]}]
+    said = {"figures": figures, "comparisons": [tuned], "safety_tax": tax, "attacks": effects}
     (folder / "results.json").write_text(json.dumps(said))
     text = Elements(write_report(work_dir).read_text()).text
     assert "toy<set>" in text and "87.5 [80.0, 92.5]" in text and "-2.5 [-6.0, +1.0]" in text
     assert "Safety tax of tuned on toy<set>: +2.5 [-1.0, +6.0] points" in text
+    ladder = text.partition("toy<set> (harm) under attack: harmful")[2]
+    rungs = [ladder.index(words) for words in ("plain", "4.5 [", "prefill 8", "61.5 [", "+57.0 [+40.0, +70.0]")]
+    assert rungs == sorted(rungs) and ladder.index("on no prompt") > ladder.index("prefill whole") > rungs[-1]
     for broken in ("{", "[]", '{"figures": [{"value": 3}]}', '{"figures": 7}'):
         (folder / "results.json").write_text(broken)
         caplog.clear()

@@ -23,7 +23,7 @@ def _said(response: Response, index: int) -> bool | None:
 
 
 def _judged(responses: Sequence[Response]) -> list[Response]:
-    return [one for one in responses if one.axis == "harm" and one.finish != "failed"]
+    return [one for one in responses if one.axis == "harm" and one.delivered and not one.attack]
 
 
 def under_each(sets: Sequence[LoadedSet], responses: Sequence[Response], guards: Sequence[Guard]) -> list[Measured]:

@@ -28,12 +28,13 @@ from axolotl_safety.util.loop import run_async
 from axolotl_safety.util.terminal import without_credentials
 
 from .agreement import agreements, under_each
-from .figures import REFUSAL_JUDGE, HarmJudge, comparisons, figures, measure, safety_tax
+from .attacks import attacks_of
+from .figures import REFUSAL_JUDGE, HarmJudge, attack_effects, comparisons, figures, measure, safety_tax
 from .items import LoadedSet, load_set
 from .lm_eval_task import LmEvalTask, run_task, task_files
 from .models import EvalModel, check_lm_eval, eval_models, warn_of_other_prompts
 from .overlap import overlaps, training_prompts
-from .runner import EvalContext, answer_all
+from .runner import EvalContext, Response, Thoughts, answer_all
 from .sets import resolve, with_tasks
 from .store import SCHEMA, write_results
 
@@ -98,8 +99,10 @@ def _evaluate(
         check_lm_eval(models, tokens.tokenizer)
     _warn_of_few(sets, settings)
 
-    ctx = EvalContext(safety, backend, work_dir, guards, tokens, sampling, settings.samples, make_engine)
-    responses = [response for model in models for response in run_async(answer_all(ctx, model, sets))]
+    attacks = attacks_of(settings.attacks)
+    ctx = EvalContext(safety, backend, work_dir, guards, tokens, sampling, settings.samples, attacks, make_engine)
+    thoughts: Thoughts = {}
+    responses = [response for model in models for response in run_async(answer_all(ctx, model, sets, thoughts))]
     harm_judge = HarmJudge(", ".join(guard.name for guard in guards), any(guard.heuristic for guard in guards))
     measured = measure(sets, responses, harm_judge) + under_each(sets, responses, guards)
     for task in tasks:
@@ -117,9 +120,12 @@ def _evaluate(
         "sampling": sampling.as_dict(),
         "samples": settings.samples,
         "judges": _judges(harm_judge),
-        "sets": [_about_set(one, None if training is None else shared) for one in sets],
+        "sets": [
+            {**_about_set(one, None if training is None else shared), **_not_asked(one, responses)} for one in sets
+        ],
         "figures": figures(measured),
         "comparisons": comparisons(measured),
+        "attacks": attack_effects(measured),
         "safety_tax": safety_tax(measured),
         "agreement": agreements(responses, guards),
         "training_data": about,
@@ -198,6 +204,16 @@ def _about_set(one: LoadedSet, shared: dict[Any, str] | None) -> dict[str, Any]:
     }
 
 
+def _not_asked(one: LoadedSet, responses: Sequence[Response]) -> dict[str, Any]:
+    """Prompts on which an attack could not be made, by attack and reason; the same ones for every model."""
+    reasons: dict[str, Counter[str]] = {}
+    for response in responses:
+        place = (response.axis, response.set, response.model, response.finish)
+        if place == (one.spec.axis, one.spec.name, "base", "not_asked"):
+            reasons.setdefault(response.attack, Counter())[response.verdict] += 1
+    return {"not_asked": {attack: dict(sorted(found.items())) for attack, found in reasons.items()}}
+
+
 def _guard_identity(guards: Sequence[Guard]) -> list[str]:
     return [guard.fingerprint if isinstance(guard, ModelGuard) else guard.name for guard in guards]
 
@@ -232,4 +248,6 @@ def _hash(
         training,
         versions()["axolotl_safety"],
     ]
+    if ctx.attacks:  # without any, the hash is what it was before there were some
+        parts.append([(attack.name, attack.identity) for attack in ctx.attacks])
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]

@@ -36,8 +36,9 @@ class Measured:
     """Outcomes of one metric of one model on one set.
 
     Attributes:
+        metric: with the attack's name behind it where there is one: ``refusal, prefill 8``.
         outcomes: item to one number (0 or 1; an lm-eval task may score between) per sample.
-        about: what stands beside the figure: failed, truncation_rate, unclosed_rate, judge, heuristic...
+        about: what stands beside the figure: failed, truncation_rate, unclosed_rate, judge, heuristic, attack...
     """
 
     set: str
@@ -58,16 +59,16 @@ class HarmJudge:
 
 def measure(sets: Sequence[LoadedSet], responses: Sequence[Response], harm_judge: HarmJudge) -> list[Measured]:
     """Every metric of every set and model. What the engine could not deliver is counted and in no rate."""
-    by_place: dict[tuple[str, str, str], list[Response]] = {}
+    by_place: dict[tuple[str, str, str, str], list[Response]] = {}
     for response in responses:
-        by_place.setdefault((response.axis, response.set, response.model), []).append(response)
+        by_place.setdefault((response.axis, response.set, response.model, response.attack), []).append(response)
     judges = {(one.spec.axis, one.spec.name): NAMES.get(one.spec.judge, "") for one in sets}
     found = []
-    for (axis, name, model), members in by_place.items():
-        sound = [one for one in members if one.finish != "failed"]
+    for (axis, name, model, attack), members in by_place.items():
+        sound = [one for one in members if one.delivered]
         failed = {one.item for one in members if one.finish == "failed"}
         about = {
-            "failed": len(members) - len(sound),
+            "failed": sum(one.finish == "failed" for one in members),
             "truncation_rate": _percent(one.finish == "length" for one in sound),
             "unclosed_rate": _percent(not one.closed for one in sound),
         }
@@ -87,8 +88,15 @@ def measure(sets: Sequence[LoadedSet], responses: Sequence[Response], harm_judge
                 judge = f"{judges[axis, name]}; {REFUSAL_JUDGE}"
             extra = {"unjudged": _percent(one.unjudged for one in sound)} if metric == "harmful" else {}
             beside = {**about, "judge": judge, "heuristic": heuristic, **extra}
+            if attack:
+                metric, beside = under(metric, attack), {**beside, "attack": attack}
             found.append(Measured(name, axis, metric, model, outcomes, beside))
     return found
+
+
+def under(metric: str, attack: str) -> str:
+    """What figures call a metric under an attack."""
+    return f"{metric}, {attack}"
 
 
 def _percent(flags: Iterable[bool]) -> float | None:
@@ -111,7 +119,8 @@ def figures(measured: Sequence[Measured]) -> list[dict[str, Any]]:
     for one in measured:
         place = {"set": one.set, "axis": one.axis, "metric": one.metric, "model": one.model}
         values = np.array(list(one.outcomes.values()))
-        said: dict[str, Any] = {"value": None, "interval": None, "method": "no completion was delivered"}
+        nothing = "no completion was delivered" if one.about.get("failed") else "nothing could be asked"
+        said: dict[str, Any] = {"value": None, "interval": None, "method": nothing}
         if values.size:
             said = _estimate(rate(values), "value")
         made.append({**place, **said, "n": len(values), "samples": values.shape[1] if values.size else 0, **one.about})
@@ -137,6 +146,26 @@ def comparisons(measured: Sequence[Measured]) -> list[dict[str, Any]]:
         found, p_value, test = paired_difference(tuned_IN, base_IN)
         place = {"set": tuned.set, "axis": tuned.axis, "metric": tuned.metric, "model": tuned.model}
         made.append({**place, **_estimate(found, "difference"), "p_value": p_value, "test": test, "n": len(base_IN)})
+    return made
+
+
+def attack_effects(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """What each attack changes in each model, against the plain prompts of the same items, in points."""
+    plain = {(one.axis, one.set, one.metric, one.model): one for one in measured if "attack" not in one.about}
+    made = []
+    for one in measured:
+        attack = one.about.get("attack")
+        first = plain.get((one.axis, one.set, one.metric.removesuffix(under("", str(attack))), one.model))
+        if attack is None or first is None:
+            continue
+        common = [item for item in first.outcomes if item in one.outcomes]
+        if not common:
+            continue
+        before_IN, after_IN = (np.array([each.outcomes[item] for item in common]) for each in (first, one))
+        found, p_value, test = paired_difference(after_IN, before_IN)
+        place = {"set": one.set, "axis": one.axis, "metric": first.metric, "attack": attack, "model": one.model}
+        rates = {"plain": _round(100 * before_IN.mean()), **_estimate(found, "difference")}
+        made.append({**place, **rates, "p_value": p_value, "test": test, "n": len(common)})
     return made
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from axolotl_safety.util.terminal import escape, visible
 
+_RUNG = ("set", "axis", "metric", "attack")
 _HEADINGS = {"harm": "Harm", "over_refusal": "Over-refusal", "reasoning": "Reasoning"}
 
 
@@ -19,6 +20,8 @@ def show(results: Mapping[str, Any]) -> None:
     for axis, heading in _HEADINGS.items():
         if any(figure["axis"] == axis for figure in results["figures"]):
             console.print(_table(results, axis, heading))
+    if any("attack" in figure for figure in results["figures"]):
+        console.print(_attacks(results))
     for line in _lines(results):
         console.print(visible(line), highlight=False, soft_wrap=True, markup=False)
 
@@ -32,7 +35,7 @@ def _table(results: Mapping[str, Any], axis: str, heading: str) -> Any:
         table.add_column(name, justify="left" if name in ("set", "metric", "model", "judge") else "right")
     gaps = {(one["set"], one["axis"], one["metric"], one["model"]): one for one in results["comparisons"]}
     for figure in results["figures"]:
-        if figure["axis"] != axis:
+        if figure["axis"] != axis or "attack" in figure:
             continue
         gap = gaps.get((figure["set"], axis, figure["metric"], figure["model"]))
         table.add_row(
@@ -48,6 +51,36 @@ def _table(results: Mapping[str, Any], axis: str, heading: str) -> Any:
             escape(figure["judge"])
             + (" (heuristic)" if figure["heuristic"] and "heuristic" not in figure["judge"] else ""),
         )
+    return table
+
+
+def _attacks(results: Mapping[str, Any]) -> Any:
+    """One row per attack, by strength; a column per model with the rate and what the attack changed in it."""
+    from rich.table import Table
+
+    models = [one["name"] for one in results["models"]]
+    table = Table(title="Under attack: percent (minus the plain prompts of the same items, in points)")
+    for name in ("set", "metric", "attack", "n", *map(escape, models)):
+        table.add_column(name, justify="right" if name == "n" else "left")
+    changes = {tuple(one[key] for key in (*_RUNG, "model")): one["difference"] for one in results["attacks"]}
+    rungs: dict[tuple[str, ...], dict[str, Any]] = {}
+    for figure in results["figures"]:
+        if figure["axis"] != "reasoning":
+            metric = figure["metric"].removesuffix(f", {figure.get('attack')}")
+            rung = (figure["set"], figure["axis"], metric, figure.get("attack", ""))
+            rungs.setdefault(rung, {})[figure["model"]] = figure
+    attacked = {rung[:3] for rung in rungs if rung[3]}
+    order = {rung[:3]: place for place, rung in reversed(list(enumerate(rungs)))}
+    for rung, figures in sorted(rungs.items(), key=lambda item: order[item[0][:3]]):  # stable: by strength
+        if rung[:3] not in attacked:
+            continue
+        cells = []
+        for model in models:
+            change = changes.get((*rung, model))
+            behind = "" if change is None else f" ({change:+.1f})"
+            cells.append(_short(figures[model]["value"]) + behind if model in figures else "")
+        count = "/".join(dict.fromkeys(str(one["n"]) for one in figures.values()))
+        table.add_row(escape(f"{rung[0]} ({rung[1]})"), rung[2], rung[3] or "plain", count, *cells)
     return table
 
 
@@ -94,11 +127,16 @@ def _overlap_lines(results: Mapping[str, Any]) -> list[str]:
         if one["skipped"]:
             why = ", ".join(f"{reason} {count}" for reason, count in one["skipped"].items())
             lines.append(f"{one['set']} ({one['axis']}): not asked: {why}")
+        for attack, reasons in one.get("not_asked", {}).items():
+            why = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+            made = one["n"] - sum(reasons.values())
+            lines.append(f"{one['set']} ({one['axis']}): {attack} on {made} of {one['n']} prompts; the others: {why}")
     if training["reason"]:
         lines.append(f"overlap with the training prompts is not known: {training['reason']}")
     if training["not_compared"]:
         lines.append(f"overlap: rows of other types were not compared: {', '.join(training['not_compared'])}")
-    failed = sum(one["failed"] for one in results["figures"] if one["metric"] in ("harmful", "correct"))
+    groups = {tuple(one.get(key) for key in ("set", "axis", "model", "attack")): one for one in results["figures"]}
+    failed = sum(one["failed"] for one in groups.values())
     if failed:
         lines.append(f"{failed} completions could not be delivered by the engine and are in no rate")
     return lines

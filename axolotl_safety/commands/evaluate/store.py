@@ -52,7 +52,7 @@ def _write_items(path: Path, responses: Sequence[Response], overlap: Mapping[tup
 
     schema = pa.schema(
         [
-            *((name, pa.string()) for name in ("set", "axis", "model", "item")),
+            *((name, pa.string()) for name in ("set", "axis", "model", "item", "attack")),
             ("sample", pa.int32()),
             *((name, pa.string()) for name in ("prompt", "thought", "answer")),
             ("tokens", pa.int32()),

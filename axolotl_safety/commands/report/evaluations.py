@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from axolotl_safety.config.work_dir import EVALUATIONS, LATEST_EVALUATION, read_
 LOG = logging.getLogger(__name__)
 _AXES = ("harm", "over_refusal", "reasoning")
 _PLACE = ("axis", "set", "metric", "model")
+_RUNG = (*_PLACE, "attack")
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,15 @@ class Evaluation:
 
     A figure has ``axis, set, metric, model, rate, low, high, n, truncated, judge`` and ``gap`` (model minus base):
     rates and their bounds in percent, the gap as text in points; None where it is not known.
+
+    Attributes:
+        ladders: one per axis, set and metric that was attacked: ``axis, set, metric, rungs``; a rung has ``attack``
+            (``plain`` first) and ``cells``, figures whose ``gap`` is what the attack changed in the model.
     """
 
     scores: list[dict[str, Any]]
     taxes: list[str]
+    ladders: list[dict[str, Any]]
 
 
 def read_evaluation(work_dir: Path, run: str | None = None) -> Evaluation | None:
@@ -39,7 +45,9 @@ def read_evaluation(work_dir: Path, run: str | None = None) -> Evaluation | None
         results = work_dir / EVALUATIONS / str(latest) / "results.json"
         said = json.loads(results.read_text(encoding="utf-8"))
         gaps = {_place(one): _gap(one, "difference") for one in said.get("comparisons", ())}
-        scores = [score for one in said["figures"] if (score := _score(one, gaps)) is not None]
+        plain = [one for one in said["figures"] if not one.get("attack")]
+        scores = [score for one in plain if (score := _score(one, gaps)) is not None]
+        ladders = _ladders(said["figures"], said.get("attacks", ()))
         taxes = [f"{one['model']} on {one['set']}: {_gap(one, 'points')}" for one in said.get("safety_tax", ())]
     except FileNotFoundError:
         return None
@@ -48,7 +56,7 @@ def read_evaluation(work_dir: Path, run: str | None = None) -> Evaluation | None
         return None
     order = {axis: place for place, axis in enumerate(_AXES)}
     scores.sort(key=lambda score: order.get(score["axis"], len(order)))  # stable: the evaluation's order within an axis
-    return Evaluation(scores, taxes)
+    return Evaluation(scores, taxes, ladders)
 
 
 def _place(one: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -84,3 +92,22 @@ def _score(one: Mapping[str, Any], gaps: Mapping[tuple[Any, ...], str]) -> dict[
     about = {"judge": judge, "truncated": _number(one.get("truncation_rate")), "gap": gaps.get(_place(one), "")}
     figures = {"rate": rate, "low": low, "high": high, "n": None if count is None else int(count)}
     return {name: str(one[name]) for name in _PLACE} | figures | about
+
+
+def _ladders(figures: Sequence[Mapping[str, Any]], attacks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The attacked figures by strength, each ladder beginning with the plain one."""
+    changes = {tuple(one[name] for name in _RUNG): _gap(one, "difference") for one in attacks}
+    found: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = {}
+    for one in figures:
+        attack = str(one.get("attack") or "")
+        metric = str(one["metric"]).removesuffix(f", {attack}")
+        score = _score({**one, "metric": metric}, {})
+        rung = found.setdefault((one["axis"], one["set"], metric), {}).setdefault(attack or "plain", [])
+        if score is not None:
+            rung.append(score | {"gap": changes.get((one["axis"], one["set"], metric, one["model"], attack), "")})
+    return [
+        {"axis": axis, "set": name, "metric": metric}
+        | {"rungs": [{"attack": attack, "cells": cells} for attack, cells in rungs.items()]}
+        for (axis, name, metric), rungs in found.items()
+        if len(rungs) > 1
+    ]
