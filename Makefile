@@ -55,8 +55,14 @@ $(VLLM_STAMP): tests/with_vllm/requirements.txt | $(STAMP)
 	  || $(VLLM)/bin/pip install -q --no-deps --require-hashes -r tests/with_vllm/requirements.txt
 	touch $@
 
-test: lint $(WITH_VLLM)
-	$(USE_VLLM) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Published tokenizers for the tests that skip without them; what cannot be had is said.
+TOKENIZERS := .tokenizers
+$(TOKENIZERS)/.brought: | $(STAMP)
+	$(BIN)/python tests/support/bring_tokenizers.py $(TOKENIZERS)
+	touch $@
+
+test: lint $(WITH_VLLM) $(TOKENIZERS)/.brought
+	$(USE_VLLM) AXOLOTL_SAFETY_REAL_MODELS=$(CURDIR)/$(TOKENIZERS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	$(MAKE) test-other-end
 
 # Axolotl's own commands, the plan, the evaluation and the report on the other end of the range of releases, in an

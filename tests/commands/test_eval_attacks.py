@@ -350,7 +350,10 @@ def test_a_thought_between_markers_of_plain_text_ends_before_them():
 @needs_tokenizers
 @pytest.mark.parametrize("name", ["r1-distill-qwen", "qwen3", "gpt-oss"])
 def test_a_thought_is_found_in_the_ids_of_published_tokenizers(name):
-    tokenizer = AutoTokenizer.from_pretrained(Path(os.environ["AXOLOTL_SAFETY_REAL_MODELS"]) / "tokenizers" / name)
+    folder = Path(os.environ["AXOLOTL_SAFETY_REAL_MODELS"]) / "tokenizers" / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     if name == "gpt-oss":  # which comes without a template
         tokenizer.chat_template = THINKERS["gpt_oss"].template
     tokens = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,))

@@ -227,6 +227,8 @@ OWN = {
 def test_a_published_tokenizer_reads_the_prompt_and_its_words_can_be_weighed(family):
     from transformers import AutoTokenizer
 
+    if not (REAL / TOKENIZERS[family]).is_dir():
+        pytest.skip(f"{REAL / TOKENIZERS[family]} is not there")
     tokenizer = AutoTokenizer.from_pretrained(REAL / TOKENIZERS[family])
     end = tokenizer.convert_tokens_to_ids("<|return|>") if family == "gpt_oss_safeguard" else tokenizer.eos_token_id
     known = ModelFiles(ModelSpec("g"), "fp", 8192, tokenizer, None, (end,), len(tokenizer))

@@ -38,6 +38,8 @@ def make_model(name: str, folder: Path) -> Path:
 
     assert _MODELS is not None
     source = Path(_MODELS) / "tokenizers" / name
+    if not source.is_dir():
+        pytest.skip(f"{source} is not there")
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("config.json", "README*"))
     kind, vocabulary = _SHAPES[name]
     shape: dict[str, Any] = {
