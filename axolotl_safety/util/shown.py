@@ -109,4 +109,7 @@ def _only_waits(words: list[str], first: bool) -> bool:
     names = [Path(word).name for word in words[:3]]
     if first:
         return "accelerate" in names and "launch" in words and any(word.startswith("axolotl.cli.") for word in words)
-    return "axolotl" in names and not any(word.startswith("--sweep") for word in words)
+    own = (
+        names[1:2] if names and names[0].startswith("python") else names[:1]
+    )  # and not what started it: screen, timeout
+    return own == ["axolotl"] and not any(word.startswith("--sweep") for word in words)

@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from axolotl_safety.util.errors import ConfigError, StageError
-from axolotl_safety.util.shown import sentence_of
+from axolotl_safety.util.shown import _only_waits, sentence_of
 
 ROOT = Path(__file__).parents[2]
 FAILING = """
@@ -77,6 +77,22 @@ def test_a_sweep_goes_on_and_another_parent_is_left_alone(tmp_path):
     assert sweep.returncode == 1 and "died with <Signals.SIGTERM" in sweep.stderr
     other = run(tmp_path, above=(("accelerate", "launch", "mine.py"),))
     assert other.returncode == 1 and other.stderr.count("Error: safety.seed") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "waits"),
+    [
+        (["/v/bin/python", "/v/bin/axolotl", "train", "a.yml"], True),
+        (["axolotl", "evaluate", "a.yml"], True),
+        (["/v/bin/python3.12", "/v/bin/axolotl", "train", "a.yml", "--sweep=s.yml"], False),
+        (["SCREEN", "axolotl", "train", "a.yml"], False),
+        (["timeout", "60", "axolotl", "train"], False),
+        (["bash", "axolotl"], False),
+        ([], False),
+    ],
+)
+def test_only_axolotl_itself_is_ended_above_a_launcher(words, waits):
+    assert _only_waits(words, first=False) is waits
 
 
 def test_a_variable_brings_the_traceback_back(tmp_path):
