@@ -18,6 +18,7 @@ from support.shapes import published
 from support.stage import safechain_rows
 
 from axolotl_safety.commands.plan.cli import main
+from axolotl_safety.util.releases import installed_plugins_load
 
 RECIPES = sorted(path for path in (cli.ROOT / "yaml").glob("*.yml") if re.search(r"_\d+gb$", path.stem))
 LAB = cli.ROOT / "examples" / "lab"
@@ -145,4 +146,4 @@ def test_what_cannot_be_read_is_said_in_one_line(plan, tmp_path):
     plain = tmp_path / "plain.yml"
     plain.write_text("base_model: x\n")
     result = CliRunner().invoke(main, [str(plain)])
-    assert result.exit_code == 1 and "plugins:" in result.output
+    assert result.exit_code == 1 and ("`safety:`" if installed_plugins_load() else "plugins:") in result.output
