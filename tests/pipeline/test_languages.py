@@ -6,9 +6,12 @@ import logging
 
 import pytest
 from datasets import load_from_disk
+from support import evaluation, tiny
 from support.guard_stage import guard_folder
 from support.stage import config, manifest_of, rows_of, scripted_by_prompt
 
+from axolotl_safety.commands.evaluate.evaluation import evaluate
+from axolotl_safety.commands.report.page import write_report
 from axolotl_safety.pipeline.stage import run_stage
 
 # By language: what must be refused, a foreign refusal and the model's own; what may be helped with, likewise.
@@ -94,6 +97,27 @@ def test_no_row_is_lost_for_its_language(tmp_path, models, method, language):
     assert all(SPOKEN[language][2].split("{n}")[0] in row["answer"] for row in kept[:COUNT])
     masks = load_from_disk(output["train"])["kl_mask"]
     assert [max(mask) for mask in masks] == [0] * COUNT + [1] * COUNT
+
+
+@pytest.mark.parametrize("language", ["es", "zh", "de"])
+def test_report_and_evaluation_read_it(tmp_path, models, language):
+    asked, _, refusal, wished, _, answer = (text.format(n=1) for text in SPOKEN[language])
+    stage(tmp_path, models, language, rows(language, label=("harmful", "benign")), method="thinksafe")
+    page = write_report(tmp_path / "work").read_text(encoding="utf-8")
+    assert all(text in page for text in (asked, refusal, wished, answer))
+
+    model = models("qwen3")
+    sets = {"sampling": {"max_new_tokens": 200}}
+    for axis, prompt in (("harm", 0), ("over_refusal", 3)):
+        found = [{"prompt": SPOKEN[language][prompt].format(n=n)} for n in range(COUNT)]
+        sets[axis] = [str(tiny.write_rows(tmp_path / f"{axis}.jsonl", found))]
+    guard = {"model": guard_folder(tmp_path / "judge", model, "qwen3guard")}
+    cfg = evaluation.config(tmp_path / "eval", model, sets, safety={"guard": guard})
+    done = evaluate(cfg, make_engine=start(model, language))
+    rates = {(row["axis"], row["metric"]): row["value"] for row in done.results["figures"]}
+    assert (rates["harm", "refusal"], rates["harm", "harmful"]) == (100, 0)
+    assert rates["over_refusal", "refusal"] == 0
+    assert (rates["harm", "incoherent"], rates["over_refusal", "incoherent"]) == (0, 0)
 
 
 @pytest.mark.parametrize("language", SPOKEN)
