@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from axolotl_safety.util.errors import ConfigError, nearest
+from axolotl_safety.util.releases import is_ours, key_of
 
-from . import PREFIX, SECTION, DatasetOptions, SafetyConfig, types
+from . import SECTION, DatasetOptions, SafetyConfig, types
 from .command_line import command_line
 from .grpo_conflicts import GRPO_TYPE, check_rl
 from .kl_conflicts import check_kl
@@ -52,7 +53,7 @@ def prepare_config(cfg: Any) -> None:
     except ValidationError as error:
         raise ConfigError(_readable(error)) from None
     if checked.kl is not None:
-        check_kl(cfg, checked.kl, any(_is_ours(entry) for entry in cfg.get("datasets") or []))
+        check_kl(cfg, checked.kl, any(is_ours(entry) for entry in cfg.get("datasets") or []))
     check_rl(cfg, checked)
     _check_modes(cfg)
     raw = {**raw, "work_dir": str(Path(checked.work_dir).expanduser().absolute())}
@@ -85,12 +86,12 @@ def _check_datasets(cfg: Any) -> None:
 
 
 def _check_modes(cfg: Any) -> None:
-    ours = [entry for entry in cfg.get("datasets") or [] if str(_get(entry, "type")) in types()]
+    ours = [entry for entry in cfg.get("datasets") or [] if str(key_of(entry, "type")) in types()]
     for key, way_out in _NOT_TRAINED.items():
         if ours and cfg.get(key):
             raise ConfigError(
-                f"{key}: {cfg.get(key)!r} does not go with datasets: {_get(ours[0], 'path')!r} of type "
-                f"{_get(ours[0], 'type')}, whose rows would not be trained on. {way_out}"
+                f"{key}: {cfg.get(key)!r} does not go with datasets: {key_of(ours[0], 'path')!r} of type "
+                f"{key_of(ours[0], 'type')}, whose rows would not be trained on. {way_out}"
             )
 
 
@@ -107,16 +108,8 @@ def _stamp_cache_key(cfg: Any, raw: dict[str, Any]) -> None:
         latest = ""
     stamp = hashlib.sha256(json.dumps([raw, latest], sort_keys=True, default=str).encode()).hexdigest()[:16]
     for index, entry in enumerate(cfg.get("datasets") or []):
-        if _is_ours(entry) and isinstance(entry, dict):
+        if is_ours(entry) and isinstance(entry, dict):
             entry["field_model"] = f"axolotl_safety:{stamp}:{index}"  # the index tells equal paths apart
-
-
-def _get(entry: Any, key: str) -> Any:
-    return entry.get(key) if isinstance(entry, dict) else getattr(entry, key, None)
-
-
-def _is_ours(entry: Any) -> bool:
-    return str(_get(entry, "type") or "").startswith(PREFIX)
 
 
 def _check_places(cfg: Any) -> None:
@@ -124,17 +117,17 @@ def _check_places(cfg: Any) -> None:
     ``safety:``; Axolotl would notice the first two only after the data stage, and the last never."""
     for key in ("test_datasets", "pretraining_dataset"):
         for entry in cfg.get(key) or []:
-            if isinstance(entry, dict) and _is_ours(entry):
+            if isinstance(entry, dict) and is_ours(entry):
                 raise ConfigError(
                     f"{key}: {entry.get('path')!r} has type {entry['type']!r}, which works in datasets: only."
                 )
     for entry in cfg.get("datasets") or []:
-        name = str(_get(entry, "type") or "")
+        name = str(key_of(entry, "type") or "")
         known = (*types(), GRPO_TYPE)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         if near and name not in known:
-            raise ConfigError(f"datasets: {_get(entry, 'path')!r} has type {name!r}: did you mean {near[0]!r}?")
-        if not _is_ours(entry) or not isinstance(entry, dict):
+            raise ConfigError(f"datasets: {key_of(entry, 'path')!r} has type {name!r}: did you mean {near[0]!r}?")
+        if not is_ours(entry) or not isinstance(entry, dict):
             continue
         for key in entry:
             if key != SECTION and difflib.get_close_matches(str(key).lower(), [SECTION], n=1, cutoff=0.65):
@@ -150,14 +143,14 @@ def _check_places(cfg: Any) -> None:
 
 def _lift(entry: Any) -> dict[str, Any] | None:
     """Take an entry's ``safety:`` block out of it, None if it has none."""
-    block = _get(entry, SECTION)
+    block = key_of(entry, SECTION)
     if block is None:
         return None
     block = block.to_dict() if hasattr(block, "to_dict") else block
-    if not _is_ours(entry):
+    if not is_ours(entry):
         raise ConfigError(
-            f"datasets: {_get(entry, 'path')!r} has a `safety:` block but type {_get(entry, 'type')!r}; such a block "
-            f"works on the types of this plugin ({', '.join(types())})."
+            f"datasets: {key_of(entry, 'path')!r} has a `safety:` block but type {key_of(entry, 'type')!r}; such a "
+            f"block works on the types of this plugin ({', '.join(types())})."
         )
     if isinstance(entry, dict):
         entry.pop(SECTION)

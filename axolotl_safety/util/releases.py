@@ -47,10 +47,19 @@ def names_us(cfg: Any) -> bool:
     """
     if cfg.get(SECTION) is not None or any(str(name).startswith(PREFIX[:-1]) for name in cfg.get("plugins") or []):
         return True
-    datasets = [entry for key in _DATASETS for entry in _listed(cfg.get(key))]
-    named = [_get(entry, "type") for entry in datasets]
-    named += _listed(_get(cfg.get("trl") or {}, "reward_funcs"))
-    return any(isinstance(name, str) and name.startswith(PREFIX) for name in named)
+    if any(is_ours(entry) for key in _DATASETS for entry in _listed(cfg.get(key))):
+        return True
+    return any(str(name).startswith(PREFIX) for name in _listed(key_of(cfg.get("trl") or {}, "reward_funcs")))
+
+
+def is_ours(entry: Any) -> bool:
+    """Whether a dataset entry has a type of this plugin, or one that is written like it."""
+    return str(key_of(entry, "type") or "").startswith(PREFIX)
+
+
+def key_of(entry: Any, key: str) -> Any:
+    """A key of a dataset entry or a block, as Axolotl hands it: a mapping, or an object after validation."""
+    return entry.get(key) if isinstance(entry, dict) else getattr(entry, key, None)
 
 
 _DATASETS = ("datasets", "test_datasets", "pretraining_dataset")
@@ -58,7 +67,3 @@ _DATASETS = ("datasets", "test_datasets", "pretraining_dataset")
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else []
-
-
-def _get(entry: Any, key: str) -> Any:
-    return entry.get(key) if isinstance(entry, dict) else getattr(entry, key, None)
