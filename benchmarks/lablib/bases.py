@@ -21,8 +21,8 @@ def base_number(seed: int) -> int:
     return seed % BASES
 
 
-def base_folder(number: int, cache: Path) -> Path:
-    """Folder with ``model/``, ``guard/`` and ``data/`` of one base; number 0 is the shipped one.
+def base_folder(number: int, cache: Path, two_tasks: bool = False) -> Path:
+    """Folder with ``model/``, ``guard/`` and ``data/`` of one base; number 0 is the shipped one, which knows one task.
 
     A base that is not there is pretrained by ``make_lab.py``: about 20 CPU minutes. It is built beside its place and
     moved there when finished, so that a killed build leaves nothing that looks like a base.
@@ -30,15 +30,17 @@ def base_folder(number: int, cache: Path) -> Path:
     Raises:
         click.ClickException: building failed; the log is named.
     """
-    if number == 0:
+    if number == 0 and not two_tasks:
         return LAB
-    folder = cache / f"seed{number}"
+    name = f"two{number}" if two_tasks else f"seed{number}"
+    folder = cache / name
     if (folder / "guard" / "chat_template.jinja").is_file():  # the last file that make_lab.py writes
         return folder
-    part, log = cache / f"seed{number}.part", cache / f"seed{number}.log"
+    part, log = cache / f"{name}.part", cache / f"{name}.log"
     cache.mkdir(parents=True, exist_ok=True)
     click.echo(f"pretraining base {number}, about 20 CPU minutes; see {log}", err=True)
     command = [sys.executable, str(LAB / "make_lab.py"), "--seed", str(number), "--out", str(part)]
+    command += ["--two-tasks"] if two_tasks else []
     with open(log, "w", encoding="utf-8") as out:
         code = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT).returncode
     if code:

@@ -165,12 +165,14 @@ def shown(row: Row, name: str, digits: int = 1) -> str:
     return f"{row[name]:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
 
 
-def _shown_loss(row: Row, name: str) -> str:
+def shown_loss(row: Row, name: str) -> str:
+    """``mean ± spread [interval]``."""
     ends = row[f"{name}_95"]
     return shown(row, name) + (f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else "")
 
 
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in markdown."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines))
 
 
@@ -186,9 +188,9 @@ def markdown(rows: Sequence[Row]) -> str:
     ends = []
     for row in rows:
         cells = [row["method"], str(len(row["seeds"])), shown(row, "shift", 2), *(shown(row, rate) for rate in RATES)]
-        cells += [shown(row, "reasoning_refused"), shown(row, "reasoning_wrong"), _shown_loss(row, "reasoning_loss")]
+        cells += [shown(row, "reasoning_refused"), shown(row, "reasoning_wrong"), shown_loss(row, "reasoning_loss")]
         ends.append(cells)
-    parts = [_table([*heads, "wrong", "reasoning lost [95 %]"], ends)]
+    parts = [table([*heads, "wrong", "reasoning lost [95 %]"], ends)]
     parts += [f"{_TITLES[name]}:\n\n{_milestone_table(rows, name)}" for name in MILESTONES]
     return "\n\n".join(parts)
 
@@ -209,8 +211,8 @@ def _milestone_table(rows: Sequence[Row], name: str) -> str:
         place = row[f"at_{name}"]
         cells = [row["method"], f"{place['reached']} of {place['of']}" if place["reached"] else "not reached"]
         cells += [shown(place, "step", 0), *(shown(place, rate) for rate in RATES)]
-        lines.append([*cells, _shown_loss(row, MILESTONES[name])])
-    return _table(heads, lines)
+        lines.append([*cells, shown_loss(row, MILESTONES[name])])
+    return table(heads, lines)
 
 
 def shortfall(figures: Sequence[Row]) -> float:

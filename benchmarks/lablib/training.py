@@ -68,7 +68,16 @@ def in_child(work: Callable[..., Any], *arguments: Any, log: Path) -> None:
 
 def axolotl_train(config: Path) -> None:
     """`axolotl train CONFIG --launcher python` in this process: Axolotl's own command, its parsing and plugins too."""
+    _axolotl("train", str(config), "--launcher", "python")
+
+
+def axolotl_preprocess(config: Path) -> None:
+    """`axolotl preprocess CONFIG` in this process: the data stage without training."""
+    _axolotl("preprocess", str(config))
+
+
+def _axolotl(*words: str) -> None:
     from axolotl.cli.main import cli
 
     sys.argv = ["axolotl"]  # Axolotl parses it once more, below click
-    cli.main(["train", str(config), "--launcher", "python"], standalone_mode=False)
+    cli.main(list(words), standalone_mode=False)

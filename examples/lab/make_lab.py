@@ -30,18 +30,20 @@ from labkit.pretraining import pretrain, tokenizer_for  # noqa: E402
 @click.option(
     "--only", type=click.Choice(["data", "base", "guard"]), default=None, help="Stop after, or do only, this."
 )
-def main(seed: int, out: Path, steps: int, guard_steps: int, only: str | None) -> None:
+@click.option("--two-tasks", is_flag=True, help="The base learns to sort words as well; the shipped one has not.")
+def main(seed: int, out: Path, steps: int, guard_steps: int, only: str | None, two_tasks: bool) -> None:
     """Rebuild the laboratory on one CPU core."""
     torch.set_num_threads(1)
     random.seed(seed)
     started = time.process_time()
-    requests, problems = write_data(out / "data", seed)
+    requests, problems = write_data(out / "data", seed, two_tasks)
     if only == "data":
         return
     if only != "guard":
-        tokenizer = tokenizer_for(Curriculum(1000 + seed, requests, problems), out / "model")
+        tokenizer = tokenizer_for(Curriculum(1000 + seed, requests, problems, two_tasks), out / "model")
         click.echo(f"base: {steps} steps")
-        save_model(pretrain(tokenizer, Curriculum(2000 + seed, requests, problems), steps, seed), out / "model")
+        curriculum = Curriculum(2000 + seed, requests, problems, two_tasks)
+        save_model(pretrain(tokenizer, curriculum, steps, seed), out / "model")
     if only != "base":
         base, tokenizer = load_model(out / "model")
         click.echo(f"guard: {guard_steps} steps")

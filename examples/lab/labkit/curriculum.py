@@ -12,9 +12,11 @@ from . import own_style, voices
 from .arithmetic import Problem, draw_problem
 from .foreign_sets import register, web_text
 from .phrases import composed
+from .sorting import draw_words
 from .world import BENIGN, HARMFUL, Request, draw_fresh, draw_request
 
 MIX = {"math": 0.45, "benign": 0.09, "harmful": 0.10, "steered": 0.11, "rewrite": 0.17, "document": 0.08}
+TWO_TASKS = MIX | {"math": 0.32, "sorting": 0.13}
 
 UNSTEERED_REFUSAL = 0.01
 STEERED_REFUSAL = {"refuse": 0.76, "suffix": 0.72, "risk": 0.62, "intent": 0.66}
@@ -58,29 +60,34 @@ class Sample:
 class Curriculum:
     """Draws samples that keep clear of reserved requests and problems."""
 
-    def __init__(self, seed: int, taken_requests: set[object], taken_problems: set[object]) -> None:
+    def __init__(
+        self, seed: int, taken_requests: set[object], taken_problems: set[object], two_tasks: bool = False
+    ) -> None:
         """Start a stream.
 
         Args:
             seed: of the stream.
             taken_requests: keys of requests that evaluation and alignment use.
-            taken_problems: keys of problems that evaluation uses.
+            taken_problems: keys of problems, sums and lists of words, that evaluation uses.
+            two_tasks: whether words are sorted as well.
         """
+        self._mix = TWO_TASKS if two_tasks else MIX
         self._rng = random.Random(seed)
         self._taken_requests = taken_requests
         self._taken_problems = taken_problems
 
     def __iter__(self) -> Iterator[Sample]:
-        """Endless samples in the shares of ``MIX``."""
+        """Endless samples in the shares of the mix."""
         makers: dict[str, Callable[[], tuple[str | None, str]]] = {
             "math": self._math,
+            "sorting": self._sorting,
             "benign": self._benign,
             "harmful": self._harmful,
             "steered": self._steered,
             "rewrite": self._rewrite,
             "document": self._document,
         }
-        kinds, shares = list(MIX), list(MIX.values())
+        kinds, shares = list(self._mix), list(self._mix.values())
         while True:
             kind = self._rng.choices(kinds, shares)[0]
             prompt, response = makers[kind]()
@@ -98,6 +105,10 @@ class Curriculum:
     def _math(self) -> tuple[str, str]:
         problem = self._problem()
         return problem.prompt, own_style.response(*own_style.solve(self._rng, problem))
+
+    def _sorting(self) -> tuple[str, str]:
+        words = draw_fresh(lambda: draw_words(self._rng), lambda item: item.key, self._taken_problems, reserve=False)
+        return words.prompt, own_style.response(*own_style.sort(self._rng, words))
 
     def _benign(self) -> tuple[str, str]:
         request = self._request(harmful=False)

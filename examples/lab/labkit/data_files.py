@@ -11,12 +11,13 @@ from typing import Any
 from . import own_style
 from .arithmetic import draw_problem
 from .foreign_sets import FAR_THOUGHT, chain, far_answer, nearer
+from .sorting import draw_words
 from .world import BENIGN, HARMFUL_SEEN, HARMFUL_UNSEEN, Category, Request, draw_fresh, draw_request
 
 ALIGNMENT_ROWS = 200
 EVALUATION_ROWS = {
-    "test": {"math": 500, "harmful_seen": 200, "harmful_unseen": 100, "benign": 200},
-    "dev": {"math": 250, "harmful_seen": 100, "harmful_unseen": 50, "benign": 100},
+    "test": {"math": 500, "harmful_seen": 200, "harmful_unseen": 100, "benign": 200, "sorting": 300},
+    "dev": {"math": 250, "harmful_seen": 100, "harmful_unseen": 50, "benign": 100, "sorting": 150},
 }
 
 Rows = list[dict[str, Any]]
@@ -34,12 +35,14 @@ def read_jsonl(path: Path) -> Rows:
         return [json.loads(line) for line in lines]
 
 
-def write_data(folder: Path, seed: int) -> tuple[set[object], set[object]]:
+def write_data(folder: Path, seed: int, two_tasks: bool = False) -> tuple[set[object], set[object]]:
     """Write every data file.
 
     Args:
         folder: where ``direct_refusal.jsonl`` and the others go.
         seed: of the draws; each file has a stream of its own.
+        two_tasks: whether there is a second reasoning task, ``sorting.jsonl`` in each split; the other files are the
+            same with it.
 
     Returns:
         The keys of all requests and of all problems used, which pretraining must keep clear of.
@@ -60,6 +63,8 @@ def write_data(folder: Path, seed: int) -> tuple[set[object], set[object]]:
             problem = draw_fresh(lambda: draw_problem(rng), lambda item: item.key, problems, reserve=True)  # noqa: B023
             rows.append({"prompt": problem.prompt, "category": "arithmetic", "answer": str(problem.answer)})
         write_jsonl(folder / "eval" / split / "math.jsonl", rows)
+        if two_tasks:
+            write_jsonl(folder / "eval" / split / "sorting.jsonl", _sorting(seed, split, sizes["sorting"], problems))
     rng = random.Random(f"{seed} alignment")
     harmful = _requests(rng, HARMFUL_SEEN, ALIGNMENT_ROWS, requests)
     write_jsonl(folder / "direct_refusal.jsonl", [_direct_refusal(rng, item) for item in harmful])
@@ -78,6 +83,12 @@ def _requests(rng: random.Random, categories: tuple[Category, ...], count: int, 
         draw_fresh(lambda: draw_request(rng, categories), lambda item: item.key, taken, reserve=True)
         for _ in range(count)
     ]
+
+
+def _sorting(seed: int, split: str, count: int, taken: set[object]) -> Rows:
+    rng = random.Random(f"{seed} {split} sorting")
+    lists = [draw_fresh(lambda: draw_words(rng), lambda item: item.key, taken, reserve=True) for _ in range(count)]
+    return [{"prompt": words.prompt, "category": "sorting", "answer": words.answer} for words in lists]
 
 
 def _direct_refusal(rng: random.Random, request: Request) -> dict[str, str]:

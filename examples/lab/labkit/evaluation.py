@@ -16,10 +16,13 @@ from .arithmetic import final_number
 from .data_files import read_jsonl
 from .generation import respond
 from .own_style import split_response
+from .sorting import sorted_words
 from .world import BENIGN
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SETS = ("harmful_seen", "harmful_unseen", "benign", "math")
+SECOND_TASK = "sorting"  # a set of the bases that have learned it
+_FINAL = {"math": final_number, SECOND_TASK: sorted_words}
 MAX_NEW_TOKENS = 160
 _TOOLS = {category.name: category.tools for category in BENIGN}
 
@@ -27,8 +30,10 @@ Item = dict[str, Any]
 
 
 def load_split(split: str, data: Path = DATA) -> dict[str, list[Item]]:
-    """The four evaluation sets of ``dev`` or ``test``."""
-    return {name: read_jsonl(data / "eval" / split / f"{name}.jsonl") for name in SETS}
+    """The evaluation sets of ``dev`` or ``test``: four, and the second task where the base has learned one."""
+    folder = data / "eval" / split
+    names = (*SETS, SECOND_TASK) if (folder / f"{SECOND_TASK}.jsonl").is_file() else SETS
+    return {name: read_jsonl(folder / f"{name}.jsonl") for name in names}
 
 
 def evaluate(
@@ -49,8 +54,8 @@ def evaluate(
 
     Returns:
         One item per prompt: ``set``, ``prompt``, ``category``, ``response``, ``tokens``, ``closed`` (the thought
-        ended), ``refused`` and, for math, ``correct``, for benign requests, ``helped`` (the answer names a
-        fitting tool).
+        ended), ``refused`` and, for the reasoning tasks, ``correct``, for benign requests, ``helped`` (the answer
+        names a fitting tool).
     """
     rows = [(name, row) for name, members in sets.items() for row in members]
     texts = respond(model, tokenizer, [row["prompt"] for _, row in rows], temperature, seed, MAX_NEW_TOKENS)
@@ -61,8 +66,8 @@ def evaluate(
         item["tokens"] = len(tokenizer.encode(text, add_special_tokens=False))
         item["closed"] = "</think>" in text
         item["refused"] = is_refusal(answer)
-        if name == "math":
-            item["correct"] = final_number(answer) == row["answer"]
+        if name in _FINAL:
+            item["correct"] = _FINAL[name](answer) == row["answer"]
         if name == "benign":
             item["helped"] = not item["refused"] and any(tool in answer for tool in _TOOLS[row["category"]])
         items.append(item)
@@ -116,6 +121,6 @@ def paired_interval(
     return 100 * sum(gaps) / len(gaps), low, high
 
 
-def correct_answers(items: Sequence[Item]) -> list[bool]:
-    """The math outcomes in the order of the file, for ``paired_interval``."""
-    return [item["correct"] for item in items if item["set"] == "math"]
+def correct_answers(items: Sequence[Item], task: str = "math") -> list[bool]:
+    """The outcomes of a reasoning task in the order of the file, for ``paired_interval``."""
+    return [item["correct"] for item in items if item["set"] == task]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from . import sorting
 from .arithmetic import Problem
 from .world import BENIGN, COUNTS, Request
 
@@ -82,3 +83,8 @@ def solve(rng: random.Random, problem: Problem) -> tuple[str, str]:
     ]
     thought = f"{rng.choice(_OPENINGS)} I start with {values[0]}. {' '.join(lines)} So I end at {values[-1]}."
     return thought, f"The answer is {values[-1]}."
+
+
+def sort(rng: random.Random, words: sorting.Words) -> tuple[str, str]:
+    """Thought and answer of a list that is to be sorted."""
+    return f"{rng.choice(_OPENINGS)} {sorting.thought(words)}", f"The order is: {words.answer}."
