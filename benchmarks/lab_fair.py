@@ -1,6 +1,7 @@
 """Fair pairs on the laboratory: every method at the same benign share, each at its own best setting.
 
     python benchmarks/lab_fair.py --search                       # settings, on the shipped base's development split
+    python benchmarks/lab_fair.py --agree                        # the chosen settings once more, by `axolotl train`
     python benchmarks/lab_fair.py --seeds 5 --share 0,100 --json -
     python benchmarks/lab_fair.py --seeds 3 --share 5,10,25,50 --json -
 
@@ -29,7 +30,7 @@ import click
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "examples" / "lab"), str(HERE.parent)]
 
-from lablib import fair, fair_table  # noqa: E402
+from lablib import fair, fair_agree, fair_table  # noqa: E402
 from lablib.bases import BASES, base_folder  # noqa: E402
 from lablib.loop import SHAPES  # noqa: E402
 from lablib.training import preload  # noqa: E402
@@ -54,10 +55,13 @@ class Laboratory:
         """The judge of a base's split."""
         return fair.Judge(self.base(base), split)
 
+    def folder(self, key: fair.Key) -> Path:
+        """Where rows and journals of a run's base and seed are kept."""
+        return self._work / key.base / f"seed{key.seed}"
+
     def rows(self, key: fair.Key) -> list[fair.Row]:
         """What a run is trained on."""
-        folder = self._work / key.base / f"seed{key.seed}"
-        return fair.with_share(self._halves(key.method, key.seed, key.base, folder), key.share, key.seed)
+        return fair.with_share(self._halves(key.method, key.seed, key.base, self.folder(key)), key.share, key.seed)
 
     @functools.cache  # noqa: B019
     def _halves(self, method: str, seed: int, base: str, folder: Path) -> list[fair.Row]:
@@ -87,6 +91,17 @@ def runs(lab: Laboratory, results: fair.Results, keys: Sequence[fair.Key], steps
         click.echo(f"{at} of {len(keys)}: {key.method} at {key.share} %, seed {key.seed}: {told}", err=True)
     every = results.all()
     return {key: every[key] for key in keys}
+
+
+def agreement(lab: Laboratory, results: fair.Results, methods: Sequence[str], shapes: Sequence[str]) -> str:
+    """One setting per method, by the loop of the search and by `axolotl train`."""
+    every, pairs = results.all(), []
+    for method in methods:
+        key = searched(results, method, 100, shapes).key
+        base, judge = lab.base(key.base), lab.judge(key.base, "dev")
+        theirs = fair_agree.axolotl_run(key, base, judge, lab.folder(key), every[key]["steps"])
+        pairs.append((key, every[key], theirs))
+    return fair_agree.markdown(pairs)
 
 
 def searched(results: fair.Results, method: str, share: int, shapes: Sequence[str]) -> fair.Choice:
@@ -132,6 +147,7 @@ def shares(_: click.Context, __: click.Parameter, value: str) -> list[int]:
 
 @click.command()
 @click.option("--search", "searching", is_flag=True, help="Search settings instead of running over seeds.")
+@click.option("--agree", is_flag=True, help="Train the chosen settings by `axolotl train` as well, and compare.")
 @click.option("--seeds", default=5, show_default=True)
 @click.option("--first-seed", default=0, show_default=True)
 @click.option("--share", "wanted", callback=shares, default="0,100", show_default=True, help="Percentages.")
@@ -144,6 +160,7 @@ def shares(_: click.Context, __: click.Parameter, value: str) -> list[int]:
 @click.option("--json", "target", default="-", show_default=True, help="Where the line of JSON goes.")
 def main(
     searching: bool,
+    agree: bool,
     seeds: int,
     first_seed: int,
     wanted: list[int],
@@ -159,6 +176,9 @@ def main(
     preload()
     lab = Laboratory(bases.absolute(), work.absolute())
     kept = fair.Results(folder / "search.jsonl")
+    if agree:
+        click.echo(agreement(lab, kept, methods, shapes))
+        return
     if searching:
         keys = [key for share in wanted for method in methods for key in fair.grid(method, share, shapes)]
         keys.sort(key=lambda key: (wanted.index(key.share), list(SHAPES).index(key.shape), key.rate))

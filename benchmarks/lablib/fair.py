@@ -187,25 +187,35 @@ def lost_of(found: Figures, task: str) -> list[int]:
 
 
 def search_run(key: Key, rows: Sequence[Row], base: Path, judge: Judge, steps: int) -> Figures:
-    """Train to the end; look every ten steps until a checkpoint is usable, and at the end.
+    """Train; look every ten steps until a checkpoint is usable, and at the end, which is half-way if one was by then.
+
+    Args:
+        key: the run.
+        rows: what it is trained on.
+        base: folder of the base.
+        judge: of the development split.
+        steps: after which the run ends in any case.
 
     Returns:
-        ``usable_step`` and ``loss_at_usable`` (None where not reached), ``end`` (usable or not, refusals, loss), and
-        the curve: per judged checkpoint its step and the refusals asked for.
+        ``steps`` at the end, ``usable_step`` and ``loss_at_usable`` (None where not reached), ``end`` (usable or not,
+        refusals, loss), and the curve: per judged checkpoint its step and the refusals asked for.
     """
     from labkit.models import load_model
 
     started = time.process_time()
     tuning = Tuning(load_model(base / "model")[0], rows, key.setting, key.seed)
-    found: Figures = {"rows": len(rows), "steps": steps, "usable_step": None, "loss_at_usable": None, "curve": []}
+    found: Figures = {"rows": len(rows), "usable_step": None, "loss_at_usable": None, "curve": []}
     for step in range(EVERY, steps + 1, EVERY):
         tuning.advance(EVERY)
+        found["steps"] = step
         if found["usable_step"] is None:
             with tuning.merged() as model:
                 verdict, refusals = judge.usable(model)
                 found["curve"].append([step, *(round(value, 1) for value in refusals)])
                 if verdict:
                     found |= {"usable_step": step, "loss_at_usable": round(judge.loss(model), 2)}
+        if found["usable_step"] is not None and step >= steps / 2:
+            break
     with tuning.merged() as model:
         verdict, refusals = judge.usable(model)
         found["end"] = {"usable": verdict, "refusals": refusals, "loss": round(judge.loss(model), 2)}
