@@ -13,6 +13,7 @@ from support.distributions import environment_of
 from support.engines import ON_CPU, child_environ
 
 from axolotl_safety.config import KLConfig
+from axolotl_safety.engines.base import EngineFigures, GpuMemory
 from axolotl_safety.engines.gpu.gpus import Gpu
 
 ROOT = Path(__file__).parents[2]
@@ -165,3 +166,50 @@ def test_the_step_is_measured_with_the_sections_own_defaults(on_gpu):
 
     assert KLConfig().model_dump() == step.KL
     assert losses.CHUNK_BYTES == KLConfig().chunk_mb * 2**20
+
+
+@pytest.mark.parametrize(("size", "parameters"), [("1.5b", 1_777_088_000), ("7b", 7_615_616_512)])
+def test_the_shapes_are_the_published_models(on_gpu, size, parameters):
+    import torch
+    from gpulib.shapes import SIZES, random_model
+
+    model = random_model(SIZES[size].shape, "meta", "bfloat16")
+    assert sum(one.numel() for one in model.parameters()) == parameters
+    assert {one.dtype for one in model.parameters()} == {torch.bfloat16}
+
+
+class OnACard:
+    """In the place of the engine, as if a card had been there."""
+
+    def __init__(self, backend, spec, python, batch, work_dir, threads):
+        card = GpuMemory("0", used_before_bytes=1, used_after_bytes=2, limit_bytes=3)
+        self.figures = EngineFigures(gpu_memory=(card,), peak_rss_bytes=7)
+        (work_dir / "logs").mkdir(parents=True)
+        (work_dir / "logs" / "engine.log").write_text("out of memory with 64 rows; going on with 32\n")
+
+    def run(self, work):
+        return SimpleNamespace(tokens=sum(work["new"]), wall=2.0)
+
+    def close(self):
+        pass
+
+
+def test_the_engines_row_says_what_the_card_showed_and_what_went_wrong(on_gpu, tmp_path, monkeypatch):
+    from gpulib import engine, tables
+
+    def plain(name, model, device, works):
+        if device == "cuda":
+            model.mkdir()
+            (model / "config.json").write_text("{}")
+        return {"generate_status": "out of memory"}
+
+    monkeypatch.setattr(engine, "plain", plain)
+    monkeypatch.setattr(engine, "Ours", OnACard)
+    row = engine.measure("tiny", "cuda", tmp_path)
+    assert row["tokens_per_second"] == row["tokens"] / 2 and row["halved"] == 1 and "ratio" not in row
+    assert (row["before_bytes"], row["after_bytes"], row["given_back"]) == (1, 2, True)
+    cells = {head: cell(row) for head, cell in tables.COLUMNS["engine"]}
+    assert cells["`generate`"] == "out of memory" and cells["given back"] == "yes" and cells["ratio"] == "-"
+    (tmp_path / "other").mkdir()
+    failed = engine.measure("tiny", "cpu", tmp_path / "other")
+    assert failed["status"] == "the model could not be made: out of memory"
