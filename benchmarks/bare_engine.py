@@ -58,13 +58,27 @@ def bare_vllm(model: str, options: dict[str, Any], plain: bool) -> Run:
     return run
 
 
-def sorted_loop(model: str, batch_size: int) -> Run:
-    """`generate` in batches of similar length, the longest first: a plain loop at its best."""
+def sorted_loop(model: str, batch_size: int, device: str = "cpu", dtype: str = "float32", size: str = "") -> Run:
+    """`generate` in batches of similar length, the longest first: a plain loop at its best.
+
+    Args:
+        model: folder.
+        batch_size: sequences at once.
+        device: where it runs; on a CPU with one thread.
+        dtype: of the weights.
+        size: of a model with random weights that is made first and saved in the folder; empty loads what is there.
+    """
     import torch
+    from gpulib.shapes import SIZES, random_model
     from transformers import AutoModelForCausalLM
 
-    torch.set_num_threads(1)
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    if size:
+        loaded = random_model(SIZES[size].shape, device, dtype).eval()
+        loaded.save_pretrained(model)
+    else:
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval().to(device)
 
     def run(asked: dict[str, Any]) -> int:
         torch.manual_seed(asked["seed"])
@@ -80,15 +94,15 @@ def sorted_loop(model: str, batch_size: int) -> Run:
             mask = [[0] * pad + [1] * (width - pad) for pad in pads]
             longest = max(asked["new"][index] for index in batch)
             output = loaded.generate(
-                torch.tensor(ids),
-                attention_mask=torch.tensor(mask),
+                torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
                 max_new_tokens=longest,
                 do_sample=True,
                 temperature=0.7,
                 top_k=0,
                 eos_token_id=None,
                 pad_token_id=0,
-            )
+            ).cpu()  # not before it is there
             assert output.shape[1] == width + longest
             made += sum(asked["new"][index] for index in batch)  # what was asked; the rest is waste
         return made
@@ -104,13 +118,16 @@ def main() -> None:
     parser.add_argument("--options", type=json.loads, default={})
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--make", default="", help="a size of gpulib.shapes: make such a model in the folder first")
     options = parser.parse_args()
     out = os.dup(1)  # libraries print
     os.dup2(2, 1)
     if options.engine == "vllm":
         run = bare_vllm(options.model, options.options, options.plain)
     else:
-        run = sorted_loop(options.model, options.batch_size)
+        run = sorted_loop(options.model, options.batch_size, options.device, options.dtype, options.make)
     os.write(out, b"{}\n")
     for line in sys.stdin:
         asked = json.loads(line)

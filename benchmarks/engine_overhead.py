@@ -33,8 +33,7 @@ from typing import Any
 from axolotl_safety.engines.base import ModelSpec, Request, Sampling
 from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.local.engine import WorkerEngine
-from axolotl_safety.engines.queue import WorkQueue
-from axolotl_safety.methods.run import bounded
+from axolotl_safety.engines.queue import WorkQueue, gather
 
 BARE = Path(__file__).parent / "bare_engine.py"
 VOCABULARY, SHORTEST, LONGEST = 4096, 16, 256
@@ -69,13 +68,15 @@ def make_model(folder: Path) -> str:
     return str(folder)
 
 
-def make_work(count: int, seed: int) -> dict[str, Any]:
-    """Prompts of a pair. Every pair has the same lengths: log-uniform from 16 to 256, prompts and completions."""
+def make_work(
+    count: int, seed: int, shortest: int = SHORTEST, longest: int = LONGEST, vocabulary: int = VOCABULARY
+) -> dict[str, Any]:
+    """Prompts of a pair. Every pair has the same lengths, log-uniform between two bounds, prompts and completions."""
     lengths = random.Random(0)
-    span = LONGEST / SHORTEST
-    sizes = [(int(SHORTEST * span ** lengths.random()), int(SHORTEST * span ** lengths.random())) for _ in range(count)]
+    span = longest / shortest
+    sizes = [(int(shortest * span ** lengths.random()), int(shortest * span ** lengths.random())) for _ in range(count)]
     draw = random.Random(seed)
-    prompts = [[draw.randrange(VOCABULARY) for _ in range(size)] for size, _ in sizes]
+    prompts = [[draw.randrange(vocabulary) for _ in range(size)] for size, _ in sizes]
     return {"prompts": prompts, "new": [new for _, new in sizes], "seed": seed}
 
 
@@ -87,12 +88,24 @@ class Kept(WorkerEngine):
 
 
 class Ours:
-    """The data stage's way, with the engine kept between runs."""
+    """The data stage's way, with the engine kept between runs.
 
-    def __init__(self, backend: str, model: str, python: str | None, batch_size: int, work_dir: Path) -> None:
+    Attributes:
+        figures: the engine's.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        spec: ModelSpec,
+        python: str | None,
+        batch_size: int,
+        work_dir: Path,
+        threads: int | None = 1,
+    ) -> None:
         options = OPTIONS if backend == "vllm" else {}
-        spec = {"target": ModelSpec(model, max_model_len=MODEL_LENGTH)}
-        self._engine = Kept(backend, work_dir, spec, batch_size, python, threads=1, options=options)
+        self._engine = Kept(backend, work_dir, {"target": spec}, batch_size, python, threads=threads, options=options)
+        self.figures = self._engine.figures
         self._work_dir = work_dir
         self._loop = asyncio.new_event_loop()
 
@@ -110,14 +123,14 @@ class Ours:
 
         async def everything() -> int:
             async with queue:
-                return sum(await bounded(asked, ask))
+                return sum(await gather([ask(request) for request in asked]))
 
         cpu, wall = self._cpu(), time.perf_counter()
         tokens = self._loop.run_until_complete(everything())
         return Cost(tokens, time.perf_counter() - wall, self._cpu() - cpu)
 
     def _cpu(self) -> float:
-        children = self._engine.figures.pids[-1:]
+        children = self.figures.pids[-1:]
         return time.process_time() + sum(group_cpu_seconds(pid) for pid in children)
 
     def close(self) -> None:
@@ -128,9 +141,9 @@ class Ours:
 class Bare:
     """The other side, in its own process."""
 
-    def __init__(self, python: str, *arguments: str) -> None:
-        environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    def __init__(self, python: str, *arguments: str, threads: int | None = 1, stderr: Any = subprocess.DEVNULL) -> None:
+        environ = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": stderr}
         self._process = subprocess.Popen([python, str(BARE), *arguments], env=environ, text=True, **pipes)
         self._read()
 
@@ -196,7 +209,7 @@ def describe(cost: Cost) -> str:
 
 def against_vllm(model: str, python: str, root: Path, requests: int, pairs: int, plain: bool) -> dict[str, Any]:
     """Our vLLM worker against `LLM.generate`."""
-    ours = Ours("vllm", model, python, MAX_NUM_SEQS, root / "vllm")
+    ours = Ours("vllm", ModelSpec(model, max_model_len=MODEL_LENGTH), python, MAX_NUM_SEQS, root / "vllm")
     told = OPTIONS | {"spec": {"max_model_len": MODEL_LENGTH}}
     bare = Bare(python, "vllm", model, "--options", json.dumps(told), *(["--plain"] if plain else []))
     try:
@@ -209,7 +222,7 @@ def against_vllm(model: str, python: str, root: Path, requests: int, pairs: int,
 def against_loop(model: str, root: Path, requests: int, pairs: int) -> dict[str, Any]:
     """Our transformers worker against the better of two sorted loops."""
     loops = {size: Bare(sys.executable, "transformers", model, "--batch-size", str(size)) for size in BATCH_SIZES}
-    ours = Ours("transformers", model, None, 32, root / "transformers")
+    ours = Ours("transformers", ModelSpec(model, max_model_len=MODEL_LENGTH), None, 32, root / "transformers")
     try:
         trial = make_work(requests, seed=20_000)
         spent = {size: loop.run(trial).cpu for size, loop in loops.items()}

@@ -18,6 +18,10 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from gpulib import losses, step
+from gpulib.memory import HEAP, peak_above
+from gpulib.shapes import Shape
+
 VOCABULARIES = (32768, 65536, 131072, 151936)
 COMPARED = VOCABULARIES[:3]  # flat_within_percent is over these
 TOKENS = 2048
@@ -26,87 +30,33 @@ STEP_WIDTH = 64
 MIB = 2**20
 
 
-def peak_above(work: Callable[[], None], device: str) -> int:
-    """Bytes at the peak of ``work`` above what is in use now."""
-    import torch
-
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    before = _status("VmRSS")
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the peak starts again from here
-    work()
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name + ":"))
-
-
 def loss_work(kind: str, vocabulary: int, device: str, chunk_bytes: int) -> Callable[[], None]:
     """One forward and backward pass of the loss alone, the head frozen."""
-    import torch
-
-    from axolotl_safety.methods.kl import forward_kl
-
-    make = torch.Generator().manual_seed(0)
-    student = torch.randn(TOKENS, WIDTH, generator=make).to(device).requires_grad_()
-    reference = torch.randn(TOKENS, WIDTH, generator=make).to(device)
-    head = (torch.randn(vocabulary, WIDTH, generator=make) * 0.1).to(device)
-    (student[:8] @ head[:64].T).sum().backward()  # the libraries' own buffers, and the gradient's
-    forward_kl(student[:8], reference[:8], head[:64]).backward()
-
-    def ours() -> None:
-        forward_kl(student, reference, head, chunk_bytes=chunk_bytes).backward()
-
-    def peer() -> None:
-        with torch.no_grad():
-            logp_NV = (reference @ head.T).log_softmax(-1)
-        logq_NV = (student @ head.T).log_softmax(-1)
-        (torch.nn.functional.kl_div(logq_NV, logp_NV, reduction="sum", log_target=True) / TOKENS).backward()
-
-    return ours if kind == "forward_kl" else peer
+    ours, full = losses.LOSSES["forward_kl"]
+    inputs = losses.Inputs.random(TOKENS, WIDTH, vocabulary, device, "float32")
+    return losses.work(ours if kind == "forward_kl" else full, inputs, chunk_bytes)
 
 
-def step_work(vocabulary: int, device: str, tied: bool, folder: str) -> Callable[[], None]:
+def step_work(vocabulary: int, device: str, tied: bool, folder: str) -> Callable[[], Any]:
     """One training step of the KL trainer: reference pass, policy pass, loss, backward; the head frozen."""
     import torch
-    from axolotl.core.training_args import AxolotlTrainingArguments
-    from peft import LoraConfig, get_peft_model
-    from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from axolotl_safety.config import KLConfig
-    from axolotl_safety.methods.kl.trainer import trainer_class
-
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=vocabulary,
-        hidden_size=STEP_WIDTH,
-        intermediate_size=2 * STEP_WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=tied,
-        attn_implementation="sdpa",
+    shape = Shape(STEP_WIDTH, 2 * STEP_WIDTH, 2, 2, 1, vocabulary, tied)
+    setup = step.Setup(
+        shape,
+        device,
+        TOKENS // 2 + 1,
+        rows=2,
+        dtype="float32",
+        rank=4,
+        targets=("q_proj", "v_proj"),
+        checkpointing=False,
     )
-    model = get_peft_model(Qwen2ForCausalLM(config), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
-    args = AxolotlTrainingArguments(output_dir=folder, report_to=[], use_cpu=device == "cpu", include_tkps=False)
-    trainer = trainer_class(KLConfig())(model=model, args=args)
-
-    def batch(tokens: int) -> dict[str, Any]:
-        ids = torch.randint(0, vocabulary, (2, tokens))
-        benign = torch.tensor([[0], [1]], dtype=torch.int8).expand(2, tokens)
-        return {"input_ids": ids, "labels": ids.clone(), "kl_mask": benign.contiguous()}
-
-    trainer.training_step(trainer.model, batch(64), torch.tensor(126))
-    whole = batch(TOKENS // 2 + 1)
-    return lambda: trainer.training_step(trainer.model, whole, torch.tensor(TOKENS))
+    trainer = step.make_trainer(setup, folder, step.rows_of(setup))
+    whole = trainer.data_collator(trainer.train_dataset[:2])
+    few = {name: column[:, :64] for name, column in whole.items()}
+    trainer.training_step(trainer.model, few, torch.tensor(126))
+    return lambda: trainer.training_step(trainer.model, dict(whole), torch.tensor(TOKENS))
 
 
 def measure(kind: str, vocabulary: int, device: str, chunk_mib: int) -> int:
@@ -114,8 +64,7 @@ def measure(kind: str, vocabulary: int, device: str, chunk_mib: int) -> int:
     command = [sys.executable, __file__, "--one", kind, "--vocabulary", str(vocabulary)]
     command += ["--device", device, "--chunk-mib", str(chunk_mib)]
     environ = os.environ | {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
-    # Freed tensors go back to the system at once; a heap that keeps them would hide what is used again.
-    environ |= {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environ |= HEAP
     done = subprocess.run(command, env=environ, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{kind} at {vocabulary} failed:\n{done.stderr[-2000:]}")

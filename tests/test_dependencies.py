@@ -9,12 +9,13 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
-from importlib.metadata import Distribution, distribution, packages_distributions, version
+from importlib.metadata import Distribution, packages_distributions, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from support.distributions import closure
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"vllm", "ray", "lm_eval"}  # imported where they are asked for; absent is a message of its own
@@ -24,23 +25,6 @@ NOT_FOR_EVERYBODY = re.compile(
     re.IGNORECASE,
 )
 SETS_THE_ENVIRONMENT_UP = {"axolotl-safety", "setuptools", "pip", "uv"}
-
-
-def closure(name: str, extra: str) -> dict[str, Distribution]:
-    """Every installed distribution that this one needs, itself included, by canonical name."""
-    found: dict[str, Distribution] = {}
-    seen, todo = set(), [(name, frozenset({extra, ""}))]
-    while todo:
-        name, extras = one = todo.pop()
-        if one in seen:
-            continue
-        seen.add(one)
-        found[canonicalize_name(name)] = here = distribution(name)
-        for line in here.requires or []:
-            needed = Requirement(line)
-            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
-                todo.append((needed.name, frozenset({*needed.extras, ""})))
-    return found
 
 
 @pytest.fixture(scope="module")

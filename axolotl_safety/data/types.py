@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from .examples import Example
+if TYPE_CHECKING:
+    from .examples import Example
 
 Status = Literal["accepted", "fallback", "rejected"]
 Expect = Literal["refuse", "answer", "any"]
