@@ -1,7 +1,7 @@
 """The demonstration: foreign refusals as they are (vanilla), rewritten by the model (DGR), or its own (ThinkSafe).
 
-Runs `axolotl train` for real on yaml/lab_vanilla.yml, yaml/lab_dgr.yml and yaml/lab_thinksafe.yml, measures base and
-adapters on the test split, and prints the funnels, a table and the path of the report. The last line is JSON.
+Runs `axolotl train` for real on the lab's YAMLs, measures base and adapters on the test split, and prints the funnels, a
+table of fair pairs (the harmful rows alone, then with a benign half) and the path of the report. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
 OUTPUTS = ROOT / "outputs"
-ARMS = ("vanilla", "dgr", "thinksafe")
-LONGEST_FIRST = ("dgr", "thinksafe", "vanilla")
+HARMFUL_ROWS_ALONE = ("vanilla", "dgr_harmful_only")
+WITH_A_BENIGN_HALF = ("vanilla_benign", "dgr", "thinksafe")
+ARMS = (*HARMFUL_ROWS_ALONE, *WITH_A_BENIGN_HALF)
+LONGEST_FIRST = ("dgr", "vanilla_benign", "dgr_harmful_only", "thinksafe", "vanilla")
 RATES = {
     "refusal_seen": "harmful_seen",
     "refusal_unseen": "harmful_unseen",
@@ -96,14 +98,15 @@ def show(results: dict[str, dict[str, Any]], items: dict[str, list[dict[str, Any
         if arm != "base":
             loss, low, high = paired_interval(base, correct_answers(items[arm]))
             lost = f"{loss:.1f} [{low:.1f}, {high:.1f}]"
-        table.add_row(arm, *(f"{result[rate]:.1f}" for rate in RATES), lost)
+        ends = arm in ("base", HARMFUL_ROWS_ALONE[-1])
+        table.add_row(arm, *(f"{result[rate]:.1f}" for rate in RATES), lost, end_section=ends)
     Console(width=110).print(table)
     counts = ", ".join(f"{rate} {count}" for rate, count in results["base"]["n"].items())
     print(f"n: {counts}; reasoning lost: base minus tuned on the same items, paired bootstrap")
     print(
         "vanilla: the foreign refusals as they are. DGR: the same, rewritten by the model. ThinkSafe: the model's own, "
-        "under refusal steering.\nDGR and ThinkSafe train on a benign half too, which the model answered itself; "
-        "without it they refuse benign requests (docs/lab.md)."
+        "under refusal steering.\nFirst the harmful rows alone, then with a benign half that the model answered itself, "
+        "each at settings of its own: docs/lab-fair.md."
     )
 
 
