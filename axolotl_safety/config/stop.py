@@ -19,7 +19,7 @@ class StopConfig(Strict):
     every: int = Field(
         10, ge=1, description="steps from one judgement to the next; more where judging would take too long"
     )
-    prompts: int = Field(64, ge=8, description="harmful prompts, and as many benign ones")
+    prompts: int = Field(64, ge=1, description="harmful prompts, and as many benign ones")
     harmful: tuple[str, ...] = Field(
         (), description="files or hub datasets with harmful prompts; unset: rows held out of the datasets of our types"
     )

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
+from axolotl_safety.methods.kl.model import evaluating
+
 LOG = logging.getLogger(__name__)
 BATCH = 64  # prompts at once; halved where memory runs out
 
@@ -20,15 +22,12 @@ BATCH = 64  # prompts at once; halved where memory runs out
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode; then every module's own mode and every random generator's state as before."""
-    modes = [(module, module.training) for module in model.modules()]
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    model.eval()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
