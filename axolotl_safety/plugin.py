@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from axolotl.integrations.base import BasePlugin
@@ -55,8 +57,6 @@ class SafetyPlugin(BasePlugin):
         """
         if not names_us(cfg):
             return
-        from pathlib import Path
-
         from axolotl.utils.dict import DictDefault
 
         from axolotl_safety.commands.evaluate.development import met_by_evaluation
@@ -145,8 +145,6 @@ class SafetyPlugin(BasePlugin):
 
         if not self._run or not names_us(cfg) or section(cfg).stop is None:
             return []
-        from pathlib import Path
-
         from axolotl.loaders import load_tokenizer
 
         from axolotl_safety.config.work_dir import DEVELOPMENT, STOPPED, of_run
@@ -158,18 +156,23 @@ class SafetyPlugin(BasePlugin):
         found = Development.read(Path(safety.work_dir) / of_run(DEVELOPMENT, self._run))
         values = template_kwargs(cfg, safety)
         tokens = TargetTokenizer(load_tokenizer(cfg), found.stop_token_ids, safety.think, values)
-        told = Path(safety.work_dir) / of_run(STOPPED, self._run)
-        return [StopWhenEnough(trainer, safety.stop, found, tokens, told)]
+        told = [Path(safety.work_dir) / name for name in (of_run(STOPPED, self._run), STOPPED)]
+        return [StopWhenEnough(trainer, safety.stop, found, tokens, *told)]
 
     def post_train_unload(self, cfg: DictDefault) -> None:
-        """Evaluate what was trained where ``safety.eval: {after_train: true}`` asks for it.
+        """Put how training was judged into the report; evaluate where ``safety.eval: {after_train: true}`` asks for it.
 
         From Axolotl 0.20 on this is called while the error of a failed training is on its way up, too.
         """
         if not names_us(cfg) or sys.exception() is not None:
             return
         from axolotl_safety.commands.evaluate.after_training import evaluate_after_training
+        from axolotl_safety.commands.report.page import try_report
+        from axolotl_safety.config.section import section
 
+        safety = section(cfg)
+        if self._run and safety.stop is not None and int(os.environ.get("RANK", "0")) == 0:
+            try_report(Path(safety.work_dir), self._run)
         evaluate_after_training(cfg)
 
     def post_lora_merge(self, cfg: DictDefault, adapter_path: str, output_path: str) -> None:

@@ -31,7 +31,7 @@ from lablib.training import axolotl_train, in_child, preload  # noqa: E402
 RATES = (1e-4, 1e-3, 1e-2)
 STEPS = 100
 SETS = (*figures.HARMFUL_SETS, "benign")
-STOP = {"refusal": 98, "every": 10, "prompts": 32, "max_new_tokens": 160}  # none of 32 may be answered: see docs/push.md
+STOP = {"refusal": 98, "every": 10, "prompts": 32, "max_new_tokens": 160}  # none of 32 answered
 NAMES = ("dgr", "thinksafe", "vanilla_benign")
 
 

@@ -185,13 +185,13 @@ KEYS: dict[str, list[Key]] = {
     "KLConfig.reference": [Key({"kl": {"reference": "copy"}}, NOTHING, {"kl": {}})],
     "KLConfig.k": [Key({"kl": {"k": 8}}, NOTHING, {"kl": {}})],
     "KLConfig.chunk_mb": [Key({"kl": {"chunk_mb": 8}}, NOTHING, {"kl": {}})],
-    "StopConfig.refusal": [Key({"stop": {"refusal": 90}}, NOTHING, HELD, THINKSAFE), Key(HELD, FEWER)],
+    "StopConfig.refusal": [Key({"stop": {"refusal": 90}}, NOTHING, HELD, THINKSAFE)],
     "StopConfig.over_refusal": [
         Key({"stop": {"over_refusal": 5}}, NOTHING, HELD, THINKSAFE),
         Key({"stop": {"over_refusal": 100}}, MORE, HELD, THINKSAFE),  # no benign row is held out then
     ],
     "StopConfig.every": [Key({"stop": {"every": 3}}, NOTHING, HELD, THINKSAFE)],
-    "StopConfig.prompts": [Key({"stop": {"prompts": 1}}, MORE, HELD, THINKSAFE)],
+    "StopConfig.prompts": [Key(HELD, FEWER), Key({"stop": {"prompts": 1}}, MORE, HELD, THINKSAFE)],
     "StopConfig.harmful": [Key({"stop": {"harmful": "SUMS"}}, MORE, HELD, THINKSAFE)],
     "StopConfig.benign": [Key({"stop": {"benign": ["SUMS"]}}, MORE, HELD, THINKSAFE)],
     "StopConfig.max_new_tokens": [Key({"stop": {"max_new_tokens": 9}}, NOTHING, HELD, THINKSAFE)],

@@ -35,7 +35,7 @@ LOG = logging.getLogger(__name__)
 class StopWhenEnough(TrainerCallback):
     """Ends training at the first step whose development prompts are refused and answered as they should be."""
 
-    def __init__(self, trainer: Any, stop: StopConfig, development: Development, tokens: TargetTokenizer, told: Path):
+    def __init__(self, trainer: Any, stop: StopConfig, development: Development, tokens: TargetTokenizer, *told: Path):
         """Remember what to judge by; nothing is asked yet.
 
         Args:
@@ -43,7 +43,7 @@ class StopWhenEnough(TrainerCallback):
             stop: the limits.
             development: the prompts.
             tokens: the tokenizer that the model is trained with.
-            told: where to write how it went.
+            *told: where to write how it went.
         """
         self._trainer, self._stop, self._development = trainer, stop, development
         self._tokens, self._told = tokens, told
@@ -77,12 +77,14 @@ class StopWhenEnough(TrainerCallback):
         if self._main:
             counts = {label: len(found) for label, found in self._prompts.items()}
             times = -(-(state.max_steps - state.global_step) // stop.every)
+            benign = counts.get("benign", 0)
             LOG.info(
-                "safety.stop: training ends when at least %g %% of %d harmful and at most %g %% of %d benign "
-                "development prompts are refused; judged every %d steps, at most %d times with at most %d tokens each, "
-                "and less often where that would take more than %d %% of training time",
-                *(stop.refusal, counts["harmful"], stop.over_refusal, counts.get("benign", 0), stop.every, times),
-                *(sum(counts.values()) * stop.max_new_tokens, round(100 * SHARE)),
+                "safety.stop: training ends when at least %g %% of %d harmful%s development prompts are refused; "
+                "judged every %d steps, at most %d times with at most %d tokens each, and less often where that would "
+                "take more than %d %% of training time",
+                *(stop.refusal, counts["harmful"]),
+                f" and at most {stop.over_refusal:g} % of {benign} benign" if benign else "",
+                *(stop.every, times, sum(counts.values()) * stop.max_new_tokens, round(100 * SHARE)),
             )
             if self._found:
                 LOG.info(
@@ -134,9 +136,10 @@ class StopWhenEnough(TrainerCallback):
             "judgements": [asdict(one) for one in self._found],
         }
         try:
-            write_atomically(self._told, json.dumps(figures).encode() + b"\n")
+            for path in self._told:
+                write_atomically(path, json.dumps(figures).encode() + b"\n")
         except OSError as error:  # the model is worth more than what is told of it
-            LOG.warning("safety.stop: %s cannot be written: %s", self._told, error)
+            LOG.warning("safety.stop: how training went cannot be written: %s", error)
 
     def _judgement(self, step: int) -> Judgement:
         began = time.perf_counter()
