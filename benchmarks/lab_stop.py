@@ -28,7 +28,7 @@ from lablib.bases import LAB  # noqa: E402
 from lablib.methods import METHODS, Config, config_of  # noqa: E402
 from lablib.training import axolotl_train, in_child, preload  # noqa: E402
 
-RATES = (1e-4, 1e-3, 1e-2)
+RATES = (1e-3, 1e-2, 1e-4)
 STEPS = 100
 SETS = (*figures.HARMFUL_SETS, "benign")
 STOP = {"refusal": 98, "every": 10, "prompts": 32, "max_new_tokens": 160}  # none of 32 answered
@@ -126,8 +126,8 @@ def main(seeds: int, first_seed: int, methods: str, work: Path, target: str) -> 
     preload()
     runs = []
     for seed in range(first_seed, first_seed + seeds):
-        for name in methods.split(","):
-            for rate in RATES:
+        for rate in RATES:
+            for name in methods.split(","):
                 for stops in (True, False):
                     runs.append(one_run(name, rate, seed, stops, work))
                     click.echo({key: runs[-1][key] for key in ("method", "learning_rate", "seed", "stop", "usable",

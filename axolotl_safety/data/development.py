@@ -21,6 +21,7 @@ from axolotl_safety.util.files import write_atomically
 
 from .entries import EntryReader, prompt_key, raw_prompt_ids
 from .examples import BadRow, choose_adapter, read_example
+from .refusal.languages import knows
 from .sources import read_source, seeded_order
 from .tokenizer import TargetTokenizer
 from .types import Task
@@ -97,6 +98,12 @@ def development_prompts(
         if len(chosen) < stop.prompts:
             raise ConfigError(_too_few(label, len(chosen), stop.prompts, named))
         found += chosen
+        if unknown := sum(not knows(one.prompt) for one in chosen):
+            LOG.warning(
+                "safety.stop: %d of %d %s development prompts are in a language of which the refusal detector does not "
+                "know how it refuses; answers in it count as no refusal. Name prompts in a language that it knows.",
+                *(unknown, len(chosen), label),
+            )
         sources = ", ".join(dict.fromkeys(one.source for one in chosen))
         LOG.info(
             "safety.stop: %d %s development prompts %s %s",

@@ -143,6 +143,14 @@ def test_without_a_limit_on_over_refusal_no_benign_prompt_is_wanted(tmp_path, mo
     assert [one.label for one in found.development] == ["harmful"] * 8
 
 
+def test_prompts_in_a_language_that_cannot_be_judged_are_said(tmp_path, models, caplog):
+    rows = [row | {"instruction": f"Як мені зачаклувати стару лампу номер {n}?"} if n % 2 else row
+            for n, row in enumerate(safechain_rows(60))]  # fmt: skip
+    inputs(tmp_path, models("qwen3"), rows)
+    assert "8 of 8 harmful development prompts are in a language of which the refusal detector" in caplog.text
+    assert "benign development prompts are in a language" not in caplog.text
+
+
 def test_held_out_categories_are_for_evaluation_alone(tmp_path, models):
     rows = [row | {"category": "red" if n < 20 else "green"} for n, row in enumerate(safechain_rows(80))]
     path = tiny.write_rows(tmp_path / "rows.jsonl", rows)
