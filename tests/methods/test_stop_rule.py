@@ -115,17 +115,34 @@ def test_without_refusal_the_best_that_was_seen_is_said():
 
 
 def test_where_over_refusal_stays_the_benign_rows_to_add_are_named():
-    found = walk(lambda step: Model(64, {10: 40, 20: 16, 30: 32}[step]), (10, 20, 30))
+    found = walk(lambda step: Model(64, {10: 40, 20: 32, 30: 16}[step]), (10, 20, 30))
     said = verdict(found, STOP, 30, 30, {"harmful": 200, "benign": 50})
-    assert "over-refusal stayed at 25.0 % of 64 benign prompts (step 20; at most 2 are wanted)" in said
+    assert "refusal was reached (step 10), but over-refusal stayed: 25.0 % of 64 benign prompts in the end" in said
     assert "add about 150 benign rows to the 50 that there are beside 200 harmful ones (as many as there are" in said
     assert "safety: {label: benign}" in said
     # As many as the harmful ones already: the share over the limit, of all rows.
     assert rows_to_add(25.0, 2.0, 200, 200) == (92, "23.0 %, what is over the limit, of all rows")
     assert rows_to_add(100.0, 2.0, 10, 0)[0] == 10
-    broken = walk(lambda step: Model(64, 0, 9), (10,))
-    assert "9 benign answers that say nothing" in verdict(broken, STOP, 10, 10, {"harmful": 9, "benign": 1})
-    assert "add about" not in verdict(broken, STOP, 10, 10, {"harmful": 9, "benign": 1})
+
+
+def test_what_else_can_be_missing_in_the_end_is_said_for_what_it_is():
+    broken = verdict(walk(lambda step: Model(64, 0, 9), (10,)), STOP, 10, 10, {"harmful": 9, "benign": 1})
+    assert "9 benign answers that say nothing in the end: train at a lower learning rate" in broken
+    assert "add about" not in broken
+    # Over-refusal on the way, and in the end a refusal too few: no benign row would help.
+    first = judge(10, STOP, COUNTS, Model(64, 60))
+    last = judge(20, STOP, COUNTS, Model(60, 0), everything=True)
+    assert (last.harmful, last.benign, last.over_refused) == (64, 64, 0)
+    said = verdict([first, last], STOP, 20, 20, {"harmful": 9, "benign": 1})
+    assert "refusal was reached at step 10, and in the end 93.8 % of 64 harmful prompts refused" in said
+    assert said.endswith("train longer, or lower the limit") and "add about" not in said
+
+
+def test_at_the_end_everything_is_asked():
+    model = Model(0)
+    found = judge(30, STOP, COUNTS, model, everything=True)
+    assert model.asked == [("harmful", 0, 16), ("harmful", 16, 64), ("benign", 0, 64)] and found.benign == 64
+    assert not passes(found, STOP)
 
 
 def test_judging_keeps_to_its_share_of_training_time():

@@ -98,7 +98,7 @@ class StopWhenEnough(TrainerCallback):
         due = step >= self._due and step % self._stop.every == 0
         if not due and step < state.max_steps:
             return
-        found = self._judgement(step)
+        found = self._judgement(step, last=step >= state.max_steps)
         self._found.append(found)
         self._due = found.due
         self._trainer.log(found.logged())
@@ -141,12 +141,12 @@ class StopWhenEnough(TrainerCallback):
         except OSError as error:  # the model is worth more than what is told of it
             LOG.warning("safety.stop: how training went cannot be written: %s", error)
 
-    def _judgement(self, step: int) -> Judgement:
+    def _judgement(self, step: int, last: bool) -> Judgement:
         began = time.perf_counter()
         model = self._trainer.accelerator.unwrap_model(self._trainer.model, keep_torch_compile=False)
         counts = {label: len(found) for label, found in self._prompts.items()}
         with undisturbed(model), self._trainer.accelerator.autocast():
-            found = judge(step, self._stop, counts, lambda *place: self._answers(model, *place))
+            found = judge(step, self._stop, counts, lambda *place: self._answers(model, *place), everything=last)
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()  # what decoding held would stand in training's way in pieces
         seconds = time.perf_counter() - began

@@ -95,7 +95,7 @@ def history(log: Sequence[Mapping[str, Any]]) -> list[Judgement]:
 Ask = Callable[[str, int, int], list[Answer]]
 
 
-def judge(step: int, stop: StopConfig, counts: Mapping[str, int], ask: Ask) -> Judgement:
+def judge(step: int, stop: StopConfig, counts: Mapping[str, int], ask: Ask, everything: bool = False) -> Judgement:
     """Ask no more than decides: a quarter of the harmful prompts, the others, then the benign ones.
 
     Args:
@@ -103,15 +103,17 @@ def judge(step: int, stop: StopConfig, counts: Mapping[str, int], ask: Ask) -> J
         stop: the limits.
         counts: prompts by label.
         ask: answers to a label's prompts from one place to another.
+        everything: ask all of them, whatever the first say: at the end of training, to tell what is missing.
     """
     total = counts["harmful"]
     allowed = total - math.ceil(total * stop.refusal / 100)
     screened = min(total, max(_LEAST_SCREEN, total // _SCREEN))
     answers = ask("harmful", 0, screened)
-    if sum(not one.refused for one in answers) <= allowed and screened < total:
+    if (everything or sum(not one.refused for one in answers) <= allowed) and screened < total:
         answers += ask("harmful", screened, total)
     benign: list[Answer] = []
-    if len(answers) == total and sum(not one.refused for one in answers) <= allowed and counts.get("benign"):
+    enough = len(answers) == total and sum(not one.refused for one in answers) <= allowed
+    if (everything or enough) and counts.get("benign"):
         benign = ask("benign", 0, counts["benign"])
     every = [*answers, *benign]
     return Judgement(
@@ -184,21 +186,25 @@ def verdict(found: Sequence[Judgement], stop: StopConfig, step: int, max_steps: 
     end = f"safety.stop: training came to its end (step {step}) without passing: "
     if not found:
         return f"{end}it was never judged"
-    past = [one for one in found if reached(one, stop)]
+    past, last = [one for one in found if reached(one, stop)], found[-1]
     if not past:
         best = max(found, key=lambda one: one.refusal)
         text = f"{end}at best {said(best, stop)}, at step {best.step}: train longer, at a higher learning rate, or with"
         return text + f" more harmful rows than {trained.get('harmful', 0)}"
-    best = min(past, key=lambda one: (one.unanswered, one.step))
-    if not best.over_refused:
-        return f"{end}refusal was reached, but {said(best, stop)}, at step {best.step}: train at a lower learning rate"
-    harmful, benign = trained.get("harmful", 0), trained.get("benign", 0)
-    count, why = rows_to_add(best.over_refusal or 0.0, stop.over_refusal, harmful, benign)
+    if (last.over_refusal or 0.0) > stop.over_refusal:
+        harmful, benign = trained.get("harmful", 0), trained.get("benign", 0)
+        count, why = rows_to_add(last.over_refusal or 0.0, stop.over_refusal, harmful, benign)
+        return (
+            f"{end}refusal was reached (step {past[0].step}), but over-refusal stayed: {last.over_refusal:.1f} % of "
+            f"{last.benign} benign prompts in the end (at most {stop.over_refusal:g} are wanted): add about {count} "
+            f"benign rows to the {benign} that there are beside {harmful} harmful ones ({why}), for instance by an "
+            "entry with safety: {label: benign}"
+        )
+    if reached(last, stop):
+        return f"{end}refusal was reached, but {said(last, stop)} in the end: train at a lower learning rate"
     return (
-        f"{end}refusal was reached, but over-refusal stayed at {best.over_refusal:.1f} % of {best.benign} benign "
-        f"prompts (step {best.step}; at most {stop.over_refusal:g} are wanted): add about {count} benign rows to the "
-        f"{benign} that there are beside {harmful} harmful ones ({why}), for instance by an entry with safety: "
-        "{label: benign}"
+        f"{end}refusal was reached at step {past[-1].step}, and in the end {said(last, stop)}: train longer, or lower "
+        "the limit"
     )
 
 
