@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from axolotl.integrations.base import BasePlugin
@@ -27,6 +29,7 @@ class SafetyPlugin(BasePlugin):
         """Know nothing of a YAML yet."""
         super().__init__()
         self._named = False
+        self._run = ""  # identity of the data stage that was walked in this process
 
     def register(self, cfg: DictDefault) -> None:
         """Check the raw YAML and lift the datasets' own blocks; cheap, and the same when called again."""
@@ -54,10 +57,9 @@ class SafetyPlugin(BasePlugin):
         """
         if not names_us(cfg):
             return
-        from pathlib import Path
-
         from axolotl.utils.dict import DictDefault
 
+        from axolotl_safety.commands.evaluate.development import met_by_evaluation
         from axolotl_safety.commands.plan.gate import check_plan
         from axolotl_safety.commands.report.page import try_report
         from axolotl_safety.config.section import our_entries, section
@@ -82,7 +84,7 @@ class SafetyPlugin(BasePlugin):
 
         def work() -> dict[str, Any]:
             try:
-                outputs = run_stage(cfg, gate=check_plan)
+                outputs = run_stage(cfg, gate=check_plan, met=met_by_evaluation)
             except NothingAccepted:  # then more than ever
                 try_report(work_dir, run)
                 raise
@@ -94,6 +96,7 @@ class SafetyPlugin(BasePlugin):
             outputs = once(work_dir, config_hash(cfg, safety), work)
         for index, output in outputs.items():
             cfg.datasets[int(index)] = DictDefault({"path": output["train"], "type": None})
+        self._run = run
 
     def get_training_args(self, cfg: DictDefault) -> dict[str, Any] | None:
         """What TRL renders prompts with under ``rl:``; Axolotl keeps ``chat_template_kwargs`` to its own rows there."""
@@ -136,15 +139,40 @@ class SafetyPlugin(BasePlugin):
                 "List axolotl_safety.SafetyPlugin first, or remove safety.kl."
             )
 
+    def add_callbacks_post_trainer(self, cfg: DictDefault, trainer: Any) -> list[Any]:
+        """What ends training where it is enough; nothing where ``safety.stop`` is not set, or no stage was walked."""
+        from axolotl_safety.config.section import section, template_kwargs
+
+        if not self._run or not names_us(cfg) or section(cfg).stop is None:
+            return []
+        from axolotl.loaders import load_tokenizer
+
+        from axolotl_safety.config.work_dir import DEVELOPMENT, STOPPED, of_run
+        from axolotl_safety.data.development import Development
+        from axolotl_safety.data.tokenizer import TargetTokenizer
+        from axolotl_safety.methods.stop.callback import StopWhenEnough
+
+        safety = section(cfg)
+        found = Development.read(Path(safety.work_dir) / of_run(DEVELOPMENT, self._run))
+        values = template_kwargs(cfg, safety)
+        tokens = TargetTokenizer(load_tokenizer(cfg), found.stop_token_ids, safety.think, values)
+        told = [Path(safety.work_dir) / name for name in (of_run(STOPPED, self._run), STOPPED)]
+        return [StopWhenEnough(trainer, safety.stop, found, tokens, *told)]
+
     def post_train_unload(self, cfg: DictDefault) -> None:
-        """Evaluate what was trained where ``safety.eval: {after_train: true}`` asks for it.
+        """Put how training was judged into the report; evaluate where ``safety.eval: {after_train: true}`` asks for it.
 
         From Axolotl 0.20 on this is called while the error of a failed training is on its way up, too.
         """
         if not names_us(cfg) or sys.exception() is not None:
             return
         from axolotl_safety.commands.evaluate.after_training import evaluate_after_training
+        from axolotl_safety.commands.report.page import try_report
+        from axolotl_safety.config.section import section
 
+        safety = section(cfg)
+        if self._run and safety.stop is not None and int(os.environ.get("RANK", "0")) == 0:
+            try_report(Path(safety.work_dir), self._run)
         evaluate_after_training(cfg)
 
     def post_lora_merge(self, cfg: DictDefault, adapter_path: str, output_path: str) -> None:

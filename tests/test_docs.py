@@ -71,6 +71,7 @@ _SECTIONS = {
     "ThinkSafeConfig": "thinksafe.",
     "DatasetOptions": "datasets.",
     "KLConfig": "kl.",
+    "StopConfig": "stop.",
     "ThinkConfig": "think.",
     "EvalConfig": "eval.",
     "EvalAttacksConfig": "eval.attacks.",

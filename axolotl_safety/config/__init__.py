@@ -17,6 +17,7 @@ from .engine import EngineConfig
 from .evaluation import EvalConfig
 from .guard import GuardConfig
 from .prompts import STEERING_PROMPTS, resolve_rewrite, resolve_steering
+from .stop import StopConfig
 
 __all__ = ["PREFIX", "SECTION"]
 # What stands behind each ``type:``, by name; a record is imported when it is needed.
@@ -178,6 +179,7 @@ class SafetyConfig(Strict):
     dgr: DGRConfig = DGRConfig()
     thinksafe: ThinkSafeConfig = ThinkSafeConfig()
     kl: KLConfig | None = Field(None, description="off unless set; an empty mapping takes the defaults")
+    stop: StopConfig | None = Field(None, description="off unless set; an empty mapping takes the defaults")
     think: ThinkConfig | None = Field(
         None, description="set to name the think markers yourself, or to have the chat template think"
     )

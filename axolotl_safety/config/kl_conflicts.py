@@ -31,7 +31,7 @@ _REFUSED = {
     "fsdp": _SHARDED,
     "fsdp_config": _SHARDED,
 }
-_PARALLEL = ("context_parallel_size", "sequence_parallel_degree", "tensor_parallel_size", "expert_parallel_size")
+PARALLEL = ("context_parallel_size", "sequence_parallel_degree", "tensor_parallel_size", "expert_parallel_size")
 
 
 def check_kl(cfg: Any, kl: KLConfig, ours: bool) -> None:
@@ -49,12 +49,12 @@ def check_kl(cfg: Any, kl: KLConfig, ours: bool) -> None:
     for key, way_out in _REFUSED.items():
         if cfg.get(key) and cfg.get(key) != "auto":
             raise ConfigError(f"safety.kl does not work with {key}: {cfg.get(key)!r}. {way_out}")
-    degrees = {key: cfg.get(key) for key in _PARALLEL}
+    degrees = {key: cfg.get(key) for key in PARALLEL}
     degrees["context_parallel.size"] = (cfg.get("context_parallel") or {}).get("size")
     for key, degree in degrees.items():
         if (degree or 1) > 1:
             raise ConfigError(f"safety.kl does not work with {key}: {degree!r}. {_SHARDED}")
-    if _zero_stage(cfg.get("deepspeed")) == 3:
+    if zero_stage(cfg.get("deepspeed")) == 3:
         raise ConfigError(f"safety.kl does not work with DeepSpeed ZeRO-3 ({cfg.get('deepspeed')!r}). {_SHARDED}")
     _check_reference(cfg, kl)
 
@@ -82,7 +82,7 @@ def _check_reference(cfg: Any, kl: KLConfig) -> None:
         )
 
 
-def _zero_stage(deepspeed: Any) -> int | None:
+def zero_stage(deepspeed: Any) -> int | None:
     """The ZeRO stage of Axolotl's ``deepspeed:`` (a mapping, or the path of a JSON file), None if it cannot be read."""
     if isinstance(deepspeed, (str, Path)) and deepspeed:
         try:

@@ -17,6 +17,7 @@ from . import SECTION, DatasetOptions, SafetyConfig, types
 from .command_line import command_line
 from .grpo_conflicts import GRPO_TYPE, check_rl
 from .kl_conflicts import check_kl
+from .stop_conflicts import check_stop
 from .work_dir import LATEST
 
 # Modes in which Axolotl leaves out rows that were made for this training, or cannot train on them.
@@ -52,8 +53,11 @@ def prepare_config(cfg: Any) -> None:
         checked = SafetyConfig.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(_readable(error)) from None
+    ours = any(is_ours(entry) for entry in cfg.get("datasets") or [])
     if checked.kl is not None:
-        check_kl(cfg, checked.kl, any(is_ours(entry) for entry in cfg.get("datasets") or []))
+        check_kl(cfg, checked.kl, ours)
+    if checked.stop is not None:
+        check_stop(cfg, ours)
     check_rl(cfg, checked)
     _check_modes(cfg)
     raw = {**raw, "work_dir": str(Path(checked.work_dir).expanduser().absolute())}

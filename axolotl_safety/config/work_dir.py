@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 LATEST = "datasets/latest.json"  # which hashes the last finished stage wrote, whichever YAML it was of
+DEVELOPMENT = "stop/latest.json"  # what training is judged by while it runs (safety.stop)
+STOPPED = "stop/training-latest.json"  # how it went
 EVALUATIONS = "evaluations"
 LATEST_EVALUATION = f"{EVALUATIONS}/latest.json"
 REPORT = "report.html"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,54 +46,89 @@ class Entry:
         return [text for pair in texts for text in pair if text.strip()]
 
 
-def read_entry(
-    cfg: Any,
-    safety: SafetyConfig,
-    tokens: TargetTokenizer,
-    index: int,
-    method: str,
-    reads_reference: bool,
-    take: int | None = None,
-) -> Entry:
-    """Read one dataset entry: its rows that can be used, or the first of them in the order of the draw.
+class EntryReader:
+    """The rows of one dataset entry, each prepared when it is asked for.
 
-    Args:
-        cfg: the final Axolotl config.
-        safety: its section.
-        tokens: the target's tokenizer.
-        index: of the entry.
-        method: of the entry.
-        reads_reference: see `Method`.
-        take: stop at so many usable rows. A row that was not drawn by then is not looked at, so that the cost follows
-            what is taken and not the source.
-
-    Raises:
-        DataError: no column or no row of it can be used, or a held-out category that no row has.
+    Attributes:
+        source: its rows.
+        options: its own block.
+        adapter: how a row is read.
+        held: places of the rows of held-out categories.
     """
-    entry = cfg.datasets[index]
-    options = safety.options_of(index)
-    source = read_source(entry, cfg.hf_use_auth_token, int(cfg.seed or 42)).weighted(entry.weight, safety.seed)
-    adapter = choose_adapter(source.columns, options, source.name)
-    held = _held_out(source, options)
 
-    def prepare(place: int) -> Task | BadRow | None:
+    def __init__(
+        self, cfg: Any, safety: SafetyConfig, tokens: TargetTokenizer, index: int, method: str, reads_reference: bool
+    ):
+        """Read the source.
+
+        Args:
+            cfg: the final Axolotl config.
+            safety: its section.
+            tokens: the target's tokenizer.
+            index: of the entry.
+            method: of the entry.
+            reads_reference: see `Method`.
+
+        Raises:
+            DataError: no column of it can be used, or a held-out category that no row has.
+        """
+        entry = cfg.datasets[index]
+        self.index, self.method, self.options = index, method, safety.options_of(index)
+        source = read_source(entry, cfg.hf_use_auth_token, int(cfg.seed or 42))
+        self.source = source.weighted(entry.weight, safety.seed)
+        self.adapter = choose_adapter(self.source.columns, self.options, self.source.name)
+        self.held = _held_out(self.source, self.options)
+        self._tokens, self._reads_reference = tokens, reads_reference
+        self._seed, self._sequence_len = safety.seed, cfg.sequence_len
+
+    def prepare(self, place: int, without: Container[str] = ()) -> Task | BadRow | None:
+        """One row as a task, or why it is none; None if its label was not asked for.
+
+        Args:
+            place: in the source.
+            without: keys (`prompt_key`) of development prompts, which are not trained on.
+        """
+        source, options = self.source, self.options
         row_id = source.row_ids[place]
-        read = read_example(source.rows[place], row_id, adapter, options, tokens.thinking, reads_reference)
+        read = read_example(
+            source.rows[place], row_id, self.adapter, options, self._tokens.thinking, self._reads_reference
+        )
         if isinstance(read, BadRow):
             return read
         made: Task | str = "held_out"
-        if place not in held:
+        if place not in self.held:
             if options.only not in (None, read.label):
                 return None
-            made = make_task(tokens, read, reads_reference, index, source.name, cfg.sequence_len)
+            made = "development"
+            if not without or prompt_key(read) not in without:
+                made = make_task(self._tokens, read, self._reads_reference, self.index, source.name, self._sequence_len)
         return BadRow(row_id, read.prompt, made, read.categories) if isinstance(made, str) else made
 
-    bad = {place: row for place in held if isinstance(row := prepare(place), BadRow)}
+    def drawn(self) -> list[int]:
+        """Every place, in the order of the draw."""
+        places = {row_id: place for place, row_id in enumerate(self.source.row_ids)}
+        return [places[row_id] for row_id in seeded_order(self.source.row_ids, self._seed)]
+
+
+def read_entry(reader: EntryReader, take: int | None = None, without: Container[str] = ()) -> Entry:
+    """Its rows that can be used, or the first of them in the order of the draw.
+
+    Args:
+        reader: of the entry.
+        take: stop at so many usable rows. A row that was not drawn by then is not looked at, so that the cost follows
+            what is taken and not the source.
+        without: see `EntryReader.prepare`.
+
+    Raises:
+        DataError: no row of it can be used.
+    """
+    source, adapter, held = reader.source, reader.adapter, reader.held
+    bad = {place: row for place in held if isinstance(row := reader.prepare(place), BadRow)}
     tasks: dict[int, Task] = {}
-    places = range(len(source.rows)) if take is None else _drawn(source, safety.seed)
+    places = range(len(source.rows)) if take is None else reader.drawn()
     with ProgressLine(f"{source.name}: rows prepared", min(take or len(places), len(places)), LOG) as progress:
         for place in places:
-            made = prepare(place) if place not in held else None
+            made = reader.prepare(place, without) if place not in held else None
             if isinstance(made, BadRow):
                 bad[place] = made
             elif made is not None:
@@ -103,16 +138,18 @@ def read_entry(
             if len(tasks) == take:
                 break
     if not tasks:
-        raise DataError(_nothing_usable(source, adapter, options, [*bad.values()]))
+        raise DataError(_nothing_usable(source, adapter, reader.options, [*bad.values()]))
     _log_read(source, adapter, tasks, bad, take)
     order = {row_id: place for place, row_id in enumerate(source.row_ids)}
     usable, unusable = ([found[place] for place in sorted(found)] for found in (tasks, bad))
-    return Entry(index, method, source, adapter.name, options, tuple(usable), tuple(unusable), order)
+    return Entry(
+        reader.index, reader.method, source, adapter.name, reader.options, tuple(usable), tuple(unusable), order
+    )
 
 
-def _drawn(source: Source, seed: int) -> list[int]:
-    places = {row_id: place for place, row_id in enumerate(source.row_ids)}
-    return [places[row_id] for row_id in seeded_order(source.row_ids, seed)]
+def prompt_key(example: Example) -> str:
+    """What tells a prompt from others: it and the turns before it, by their words in lower case."""
+    return "\0".join(" ".join(text.lower().split()) for text in (*(one for _, one in example.history), example.prompt))
 
 
 def _log_read(source: Source, adapter: Adapter, tasks: Mapping[int, Task], bad: Mapping[int, BadRow], take: int | None):

@@ -273,3 +273,19 @@ class TargetTokenizer:
         token_ids = self.encode(self._behind_prompt(thought, answer))
         sound = self._count_added(token_ids) == self._marks and not self._writes_a_turn(thought, answer)
         return (*token_ids, self.turn_end_id) if sound else None
+
+
+def take_apart(tokens: TargetTokenizer, token_ids: tuple[int, ...]) -> tuple[str, str, bool]:
+    """Thought, answer, and whether no thought was left open. A thought that never ends leaves no answer.
+
+    A model that tuning has taught not to think at all gives an answer and no thought: with no marker anywhere, the text
+    is the answer.
+    """
+    split = tokens.split(token_ids)
+    think = tokens.thinking
+    if split.fault != "unclosed_think":
+        return split.thinking, split.answer, True
+    text = split.thinking.strip()
+    if not think.prompt_opens and think.open not in text:
+        return "", text.removeprefix(think.markers.silent), True
+    return text.removeprefix(think.open).strip(), "", False

@@ -9,7 +9,8 @@ from typing import Any
 from axolotl_safety.config.section import our_entries, section
 
 # Where it is written, for how long, how fast and what is measured afterwards: none of that makes another dataset.
-_NEUTRAL = {"work_dir", "max_hours", "eval", "command_line", "engine", "guard"}
+_NEUTRAL = {"work_dir", "max_hours", "eval", "command_line", "engine", "guard", "stop"}
+_HELD_OUT = {"prompts", "over_refusal", "harmful", "benign"}  # of `stop`: they decide which rows are left out
 _ENGINE = {"backend", "ray_worker", "dtype", "quantization", "model"}
 _GUARD = {"api_key_env", "concurrency", "timeout_seconds"}
 # Axolotl's keys that change how the target is asked and where its responses end.
@@ -32,5 +33,6 @@ def run_of(cfg: Any) -> str:
         safety.model_dump(exclude=_NEUTRAL),
         safety.engine.model_dump(include=_ENGINE),
         [guard.model_dump(exclude=_GUARD) for guard in safety.guard],
+        *([safety.stop.model_dump(include=_HELD_OUT)] if safety.stop else []),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

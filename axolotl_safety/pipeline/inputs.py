@@ -16,7 +16,8 @@ from typing import Any
 from axolotl_safety.config import SafetyConfig, SamplingConfig
 from axolotl_safety.config.section import our_entries, template_kwargs
 from axolotl_safety.data.chat_template import check_round_trip
-from axolotl_safety.data.entries import Entry, read_entry
+from axolotl_safety.data.development import DevelopmentPrompt, development_prompts
+from axolotl_safety.data.entries import Entry, EntryReader, read_entry
 from axolotl_safety.data.refusal.languages import knows
 from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.data.trained_tokenizer import as_trained, check_entry_template
@@ -57,6 +58,7 @@ class StageInputs:
         backend: as resolved; ``none`` if nothing is generated.
         window: tokens that the target can hold in this engine, None where nobody says.
         fingerprint: everything about target and engine that changes what is sampled.
+        development: what training is judged on while it runs; none without ``safety.stop``.
     """
 
     safety: SafetyConfig
@@ -70,6 +72,7 @@ class StageInputs:
     backend: str
     window: int | None
     fingerprint: str
+    development: tuple[DevelopmentPrompt, ...] = ()
 
     @property
     def work_dir(self) -> Path:
@@ -145,13 +148,13 @@ def stage_inputs(cfg: Any, safety: SafetyConfig, backend: str | None = None, eng
     tokens = target_tokens(cfg, safety, files, asked=generates)
     for index in methods:
         check_entry_template(files.tokenizer, cfg, cfg.datasets[index], tokens.template_kwargs)
-    entries = [
-        read_entry(
-            *(cfg, safety, tokens, index, method, method_named(method).reads_reference),
-            take=rows_enough(safety, safety.options_of(index)),
-        )
+    readers = [
+        EntryReader(cfg, safety, tokens, index, method, method_named(method).reads_reference)
         for index, method in methods.items()
     ]
+    development = development_prompts(cfg, safety, tokens, readers) if safety.stop else ()
+    without = {prompt.key for prompt in development}
+    entries = [read_entry(reader, rows_enough(safety, reader.options), without) for reader in readers]
     for entry in entries:
         check_scorable(safety, entry.method, entry.options, entry.source.name)
     check_round_trip(tokens, [text for entry in entries for text in entry.sample_texts()], files.tokenizer_file)
@@ -183,6 +186,7 @@ def stage_inputs(cfg: Any, safety: SafetyConfig, backend: str | None = None, eng
         backend=backend,
         window=window_of(files, safety, backend),
         fingerprint=target_fingerprint(files, safety, backend),
+        development=development,
     )
     # Rows that are chosen by a score wait for the engine.
     return inputs if unchosen else inputs.selected()

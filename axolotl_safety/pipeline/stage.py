@@ -10,13 +10,15 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from axolotl_safety.config import SafetyConfig
 from axolotl_safety.config.section import section
-from axolotl_safety.config.work_dir import LATEST, REPORT, of_run
+from axolotl_safety.config.work_dir import DEVELOPMENT, LATEST, REPORT, of_run
+from axolotl_safety.data.development import Development, DevelopmentPrompt, without_met
 from axolotl_safety.engines.base import Engine, EngineFigures
 from axolotl_safety.engines.choose import backend_named, start_engine
 from axolotl_safety.engines.gpu.given_back import require_given_back
@@ -36,6 +38,7 @@ from .writer import write_dataset
 
 LOG = logging.getLogger(__name__)
 Gate = Callable[[Any, StageInputs, dict[str, Journal]], Any]
+Met = Callable[[Any, Sequence[DevelopmentPrompt]], Mapping[str, str]]
 
 
 def check_adapter_below(cfg: Any) -> None:
@@ -67,6 +70,7 @@ def run_stage(
     allow_engine: bool = True,
     make_engine: Callable[..., Engine] = start_engine,
     gate: Gate | None = None,
+    met: Met | None = None,
 ) -> dict[int, dict[str, Any]]:
     """Do everything between the YAML and Axolotl's loader.
 
@@ -75,6 +79,7 @@ def run_stage(
         allow_engine: False to serve only what is finished.
         make_engine: how an engine is started; tests script one.
         gate: called before an engine starts; raises if what is left cannot fit this machine or takes too long.
+        met: by key, the evaluation set that a development prompt stands in, for those that stand in one.
 
     Returns:
         By dataset index: ``{"hash": ..., "train": path, "rows": count}``.
@@ -87,6 +92,9 @@ def run_stage(
     """
     started = time.monotonic()
     inputs, run = stage_inputs(cfg, section(cfg)), run_of(cfg)
+    if inputs.development and met is not None:
+        left = without_met(inputs.development, met(cfg, inputs.development))
+        inputs = replace(inputs, development=left)
     with writing_in(inputs.work_dir):
         journals = inputs.open_journals()
 
@@ -184,6 +192,11 @@ def _deliver(
         digest, train = write_dataset(work_dir, rows, manifest, kl, inputs.tokens.thought_length)
         LOG.info("%s: %d rows in %s", entry.source.name, trained, train if trained else train.parent)
         outputs[entry.index] = {"hash": digest, "train": str(train), "rows": trained}
+    if inputs.development:
+        every = [row for rows in answered.outcomes.values() for row in rows if row.response_ids]
+        trained = dict(Counter(row.label for row in every if row.status != "rejected"))
+        kept = Development(inputs.development, inputs.tokens.stop_token_ids, trained)
+        kept.write(work_dir / of_run(DEVELOPMENT, run))
     latest = {index: output["hash"] for index, output in outputs.items()}
     for name in (of_run(LATEST, run), LATEST):
         write_atomically(work_dir / name, json.dumps(latest).encode() + b"\n")

@@ -197,7 +197,7 @@ def test_when_nothing_was_accepted_the_report_shows_why(tmp_path, models, monkey
     ]
     cfg = config(tmp_path, model, [], top={"datasets": two})
     start = scripted_by_prompt(model, lambda shown, request: "<think>\nwell\n</think>\n\nSure, rub it with a cloth.")
-    monkeypatch.setattr("axolotl_safety.pipeline.stage.run_stage", lambda cfg, gate: run_stage(cfg, make_engine=start))
+    monkeypatch.setattr("axolotl_safety.pipeline.stage.run_stage", lambda cfg, **_: run_stage(cfg, make_engine=start))
     with pytest.raises(NothingAccepted, match=r"first.jsonl.*not_refused.*second.jsonl.*report.html"):
         SafetyPlugin().load_datasets(cfg)
     report = tmp_path / "work" / "report.html"

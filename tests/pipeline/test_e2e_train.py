@@ -27,7 +27,7 @@ def rows(tmp_path_factory):
 
 # Which hooks Axolotl calls, in this order and so often; `evaluate` calls no load_datasets.
 BEGIN = ["register", "get_input_args"]
-BUILD = ["get_training_args", "get_trainer_cls", "get_collator_cls_and_kwargs", "get_collator_cls_and_kwargs"]
+BUILD = ["get_training_args", "get_trainer_cls", *["get_collator_cls_and_kwargs"] * 2, "add_callbacks_post_trainer"]
 if installed_plugins_load():  # from Axolotl 0.21 on the trainer's class is asked for first
     BUILD[:2] = BUILD[1::-1]
 HOOKS = {

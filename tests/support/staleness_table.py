@@ -52,6 +52,7 @@ READ = {"safe": "Safety: Safe\\n.*", "unsafe": "Safety: Controversial"}
 TEXT = {"request": "{prompt}\n", "response": "{response}\nRate it:"}
 SET = {"path": "SUMS", "template": "{prompt} Think."}
 DGR, THINKSAFE = ("dgr",), ("thinksafe",)
+HELD = {"stop": {"prompts": 2}}  # rows are left out of training; limits and pace change none of that
 ONCE = {"dgr": {"retries": 0}, "thinksafe": {"attempts": 1}}  # what a guard rejects is not tried again
 OWN = ONCE | {"guard": {"family": "custom", "verdict": READ, "prompt": TEXT}}
 TOLD = ONCE | {"guard": {"family": "custom", "verdict": READ, "messages": ROLES}}
@@ -184,6 +185,16 @@ KEYS: dict[str, list[Key]] = {
     "KLConfig.reference": [Key({"kl": {"reference": "copy"}}, NOTHING, {"kl": {}})],
     "KLConfig.k": [Key({"kl": {"k": 8}}, NOTHING, {"kl": {}})],
     "KLConfig.chunk_mb": [Key({"kl": {"chunk_mb": 8}}, NOTHING, {"kl": {}})],
+    "StopConfig.refusal": [Key({"stop": {"refusal": 90}}, NOTHING, HELD, THINKSAFE)],
+    "StopConfig.over_refusal": [
+        Key({"stop": {"over_refusal": 5}}, NOTHING, HELD, THINKSAFE),
+        Key({"stop": {"over_refusal": 100}}, MORE, HELD, THINKSAFE),  # no benign row is held out then
+    ],
+    "StopConfig.every": [Key({"stop": {"every": 3}}, NOTHING, HELD, THINKSAFE)],
+    "StopConfig.prompts": [Key(HELD, FEWER), Key({"stop": {"prompts": 1}}, MORE, HELD, THINKSAFE)],
+    "StopConfig.harmful": [Key({"stop": {"harmful": "SUMS"}}, MORE, HELD, THINKSAFE)],
+    "StopConfig.benign": [Key({"stop": {"benign": ["SUMS"]}}, MORE, HELD, THINKSAFE)],
+    "StopConfig.max_new_tokens": [Key({"stop": {"max_new_tokens": 9}}, NOTHING, HELD, THINKSAFE)],
     "ThinkConfig.open": [Key({"think": {"open": "<thought>"}}, ANEW, {"think": {}}, DGR)],
     "ThinkConfig.close": [Key({"think": {"close": "</thought>"}}, ANEW, {"think": {}}, DGR)],
     "ThinkConfig.chat_template_kwargs": [

@@ -133,6 +133,16 @@ def load_set(
     return LoadedSet(spec, len(rows), kept, dict(sorted(skipped.items())), digest)
 
 
+def asked_texts(spec: EvalSet, rows: list[Any]) -> list[str]:
+    """The rows' own prompts, for comparing them with others.
+
+    Raises:
+        ConfigError: no column holds them.
+    """
+    field = _column(spec, spec.prompt_fields, {key for row in rows for key in row}, "prompt")
+    return [text for row in rows if isinstance(text := _first_turn(row.get(field)), str)]
+
+
 def _column(spec: EvalSet, wanted: tuple[str, ...], columns: set[str], what: str) -> str:
     by_lower = {column.lower(): column for column in sorted(columns, reverse=True)}
     for name in wanted:

@@ -9,7 +9,7 @@ from pathlib import Path
 from axolotl_safety.config import SafetyConfig
 from axolotl_safety.data.math_answers import JUDGES
 from axolotl_safety.data.refusal.detector import is_refusal
-from axolotl_safety.data.tokenizer import TargetTokenizer
+from axolotl_safety.data.tokenizer import TargetTokenizer, take_apart
 from axolotl_safety.engines.base import Completion, Engine, Failure, Request, Sampling
 from axolotl_safety.engines.progress import Progress
 from axolotl_safety.engines.queue import WorkQueue, content_id, gather
@@ -225,22 +225,6 @@ def _response(
         correct=correct,
         incoherent=wrong,
     )
-
-
-def take_apart(tokens: TargetTokenizer, token_ids: tuple[int, ...]) -> tuple[str, str, bool]:
-    """Thought, answer, and whether no thought was left open. A thought that never ends leaves no answer.
-
-    A model that tuning has taught not to think at all gives an answer and no thought: with no marker anywhere, the text
-    is the answer.
-    """
-    split = tokens.split(token_ids)
-    think = tokens.thinking
-    if split.fault != "unclosed_think":
-        return split.thinking, split.answer, True
-    text = split.thinking.strip()
-    if not think.prompt_opens and think.open not in text:
-        return "", text.removeprefix(think.markers.silent), True
-    return text.removeprefix(think.open).strip(), "", False
 
 
 def _ruled(response: Response, ruling: GuardResult) -> Response:

@@ -32,6 +32,23 @@ class Hardware:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """What ``safety.stop`` asks of the model that is trained.
+
+    Attributes:
+        prompts: development prompts by label.
+        every: steps from one judgement to the next.
+        times: judgements at most; None where the YAML does not say how many steps there are.
+        tokens: that one judgement writes at most.
+    """
+
+    prompts: Mapping[str, int]
+    every: int
+    times: int | None
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run would take.
 
@@ -43,6 +60,7 @@ class Plan:
         seconds: by assumption; None if unknown.
         rate: tokens per second of the target with all slots busy, by assumption; likewise.
         training: memory on one card; None without a size.
+        judging: what ``safety.stop`` asks while training runs; None without it.
     """
 
     model: str
@@ -59,6 +77,7 @@ class Plan:
     training: TrainingMemory | None
     disk_bytes: int
     findings: Findings
+    judging: Judging | None = None
 
     @property
     def can_run(self) -> bool:

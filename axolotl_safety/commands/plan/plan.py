@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from axolotl_safety.pipeline.inputs import StageInputs
 from axolotl_safety.util.errors import ConfigError
 
 from . import machine
-from .figures import Findings, Hardware, Plan
+from .figures import Findings, Hardware, Judging, Plan
 from .findings import look
 from .memory import EngineMemory, LoadedModel, transformers_memory, vllm_memory
 from .requests import walk
@@ -72,8 +73,18 @@ def make_plan(
         training,
         machine.disk_bytes(completions, written),
         Findings((), (), ()),
+        _judging(cfg, inputs),
     )
     return replace(plan, findings=look(cfg, inputs, plan))
+
+
+def _judging(cfg: Any, inputs: StageInputs) -> Judging | None:
+    stop = inputs.safety.stop
+    if stop is None:
+        return None
+    counts = Counter(one.label for one in inputs.development)
+    times = -(-int(cfg.max_steps) // stop.every) if cfg.max_steps else None
+    return Judging(dict(counts), stop.every, times, counts.total() * stop.max_new_tokens)
 
 
 def _files(inputs: StageInputs) -> dict[str, ModelFiles]:

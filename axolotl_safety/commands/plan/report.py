@@ -43,6 +43,14 @@ def summary(plan: Plan) -> list[str]:
             f"training: {gigabytes(need.total)} of {gigabytes(plan.place.card.memory_bytes)} (weights "
             f"{gigabytes(need.weights)}, activations {gigabytes(need.activations)}, logits {gigabytes(need.logits)})"
         )
+    if plan.judging is not None:
+        one = plan.judging
+        asked = " and ".join(f"{count} {label}" for label, count in one.prompts.items())
+        times = "" if one.times is None else f", so at most {one.times} times"
+        lines.append(
+            f"stop: judged on {asked} development prompts every {one.every} steps{times}, with at most {one.tokens:,} "
+            "tokens each; about 15 % of training time at most"
+        )
     return lines
 
 

@@ -190,6 +190,7 @@ def shift_lines(shift: Mapping[str, Any]) -> list[ShiftLine]:
 
 _REASONS = {
     "control_token": "the text spells a control token of the model",
+    "development": "held out for safety.stop, which judges training by it",
     "copy": "the rewrite repeats the reference",
     "empty_answer": "nothing after the thought",
     "empty_prompt": "the row has no prompt",

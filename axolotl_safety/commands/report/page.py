@@ -94,6 +94,7 @@ def _page(stage: Stage, texts: bool, budget: int) -> str:
         notes=notes(stage),
         parts=[_part(entry) for entry in stage.entries],
         evaluation=stage.evaluation,
+        training=stage.training,
         runs=stage.runs,
         provenance=blocks(stage),
         shown=len(samples),

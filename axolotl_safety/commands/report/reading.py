@@ -16,6 +16,7 @@ from axolotl_safety.util.errors import StageError
 
 from .evaluations import Evaluation, read_evaluation
 from .merges import read_merges
+from .training import Training, read_training
 
 TEXTS = ("prompt", "thinking", "answer", "reference_thinking", "reference_answer")
 _FACTS = (
@@ -47,6 +48,7 @@ class Stage:
     runs: Sequence[Mapping[str, Any]]
     evaluation: Evaluation | None
     merges: Mapping[str, str]
+    training: Training | None = None
 
 
 def read_stage(work_dir: Path, run: str | None = None) -> Stage:
@@ -62,7 +64,8 @@ def read_stage(work_dir: Path, run: str | None = None) -> Stage:
             f"{work_dir} holds no finished data stage ({error}). Run `axolotl preprocess` with this YAML first."
         ) from error
     entries = [_read_entry(work_dir / "datasets" / latest[index]) for index in sorted(latest, key=int)]
-    return Stage(entries, read_runs(work_dir), read_evaluation(work_dir, run), read_merges(work_dir))
+    evaluation, training = read_evaluation(work_dir, run), read_training(work_dir, run)
+    return Stage(entries, read_runs(work_dir), evaluation, read_merges(work_dir), training)
 
 
 def _read_entry(folder: Path) -> Entry:
