@@ -206,6 +206,10 @@ class TargetTokenizer:
             return Split(head.strip(), tail.strip(), "control_token")
         return Split(head.strip(), tail.strip())
 
+    def rest_of_thought(self, token_ids: tuple[int, ...]) -> str:
+        """What the ids of a response that go on within its thought add to it."""
+        return self.decode(list(token_ids)).partition(self.thinking.close)[0].strip()
+
     def with_template(self, template: str) -> Any:
         """A copy of the tokenizer with another chat template."""
         made = copy.deepcopy(self.tokenizer)
