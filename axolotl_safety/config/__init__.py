@@ -110,7 +110,8 @@ class RecoverConfig(Strict):
         "and towards a benign prompt's thought that refuses",
     )
     hinges: tuple[str, ...] = Field(
-        ("decide",), description="what is put behind a harmful prompt's thought, tried in order: names or literal texts"
+        ("decide", "refuse"),
+        description="what is put behind a harmful prompt's thought, tried in order: names or literal texts",
     )
     benign_hinges: tuple[str, ...] = Field(
         ("harmless", "help"), description="likewise behind a benign prompt's thought that refused"

@@ -52,7 +52,8 @@ async def answer(task: Task, ctx: MethodContext) -> Outcome:
             break
     fresh, _ = await scored(ctx, behind, tried[reached:])
     ended = outcome(ctx, behind, [*tried[:reached], *fresh], choose(ctx, behind, fresh), None)
-    return replace(ended, begun_tokens=len(begun_ids))
+    began = ctx.tokens.decode(list(begun_ids)).lstrip().removeprefix(ctx.tokens.thinking.open).strip()
+    return replace(ended, begun_tokens=len(begun_ids), reference_thinking=began)
 
 
 async def _thought(task: Task, ctx: MethodContext, benign: bool) -> tuple[list[Candidate], tuple[int, ...] | None]:
@@ -74,7 +75,7 @@ async def _thought(task: Task, ctx: MethodContext, benign: bool) -> tuple[list[C
     found = next(iter(accepted(tried)), None)
     if found is None and ctx.queue.dry and any(candidate.request_id for candidate in tried):
         room = min(_DRY_THOUGHT, (ctx.sampling.max_new_tokens if ctx.sampling else _DRY_THOUGHT) // 2)
-        return tried, ctx.tokens.begun_ids(" ".join("x" * room))
+        return tried, ctx.tokens.begun_ids(" ".join("x" * room))[:room]
     return tried, found.token_ids if found else None
 
 
@@ -99,13 +100,15 @@ def cut(ctx: MethodContext, task: Task, response_ids: tuple[int, ...]) -> tuple[
         place -= 1
     while place > start + 1 and text(place).endswith(_PARTIAL):
         place -= 1
+    while place < end and text(place).endswith(_PARTIAL):
+        place += 1
     return response_ids[:place]
 
 
 def _continuation(ctx: MethodContext, prompt: Prompt, task: Task, begun_ids: tuple[int, ...], hinge: Hinge) -> Proposal:
     """What the target sees: the message, the beginning of the thought, and the hinge."""
     blank = ctx.tokens.decode(list(begun_ids))[-1:].isspace()
-    hinge_ids = tuple(ctx.tokens.encode(hinge.text if blank else f" {hinge.text}"))
+    hinge_ids = ctx.tokens.next_ids(hinge.text if blank else f" {hinge.text}", hinge.answer)
     stage = f"recover/{prompt.sha256[:16]}/{hinge.sha256[:16]}"
     proposal = _message(prompt, task, f"recover/{hinge.label}", stage)
     return replace(proposal, begun_ids=begun_ids, hinge_ids=hinge_ids)

@@ -51,7 +51,8 @@ ROLES = [{"role": "system", "content": "Judge."}, {"role": "user", "content": "{
 READ = {"safe": "Safety: Safe\\n.*", "unsafe": "Safety: Controversial"}
 TEXT = {"request": "{prompt}\n", "response": "{response}\nRate it:"}
 SET = {"path": "SUMS", "template": "{prompt} Think."}
-DGR, THINKSAFE = ("dgr",), ("thinksafe",)
+DGR, THINKSAFE, RECOVER = ("dgr",), ("thinksafe",), ("recover",)
+ONE_TRY = {"guard": {"model": "builtin"}, "recover": {"attempts": 1}}  # a thought that went wrong is guard_unsafe
 ONCE = {"dgr": {"retries": 0}, "thinksafe": {"attempts": 1}}  # what a guard rejects is not tried again
 OWN = ONCE | {"guard": {"family": "custom", "verdict": READ, "prompt": TEXT}}
 TOLD = ONCE | {"guard": {"family": "custom", "verdict": READ, "messages": ROLES}}
@@ -163,6 +164,16 @@ KEYS: dict[str, list[Key]] = {
     "ThinkSafeConfig.probe_rows": [
         Key({"thinksafe": {"probe_rows": 4}}, FEWER, {"thinksafe": {"ladder": ["auto"], "probe_rows": 5}}, THINKSAFE)
     ],
+    "RecoverConfig.prompt": [Key({"recover": {"prompt": "risk"}}, PARTLY, ONE_TRY, RECOVER)],
+    "RecoverConfig.hinges": [
+        Key({"recover": {"hinges": ["harm"]}}, PARTLY, ONE_TRY, RECOVER),
+        Key({"recover": {"hinges": ["decide"]}}, FEWER, ONE_TRY, RECOVER),
+    ],
+    "RecoverConfig.benign_hinges": [Key({"recover": {"benign_hinges": ["help"]}}, PARTLY, ONE_TRY, RECOVER)],
+    "RecoverConfig.whole": [Key({"recover": {"whole": 1.0}}, PARTLY, ONE_TRY, RECOVER)],
+    "RecoverConfig.cut_from": [Key({"recover": {"cut_from": 0.0}}, PARTLY, ONE_TRY, RECOVER)],
+    "RecoverConfig.attempts": [Key({"recover": {"attempts": 3}}, MORE, ONE_TRY, RECOVER)],
+    "RecoverConfig.n": [Key({"recover": {"n": 2}}, MORE, ONE_TRY, RECOVER)],
     "DatasetOptions.label": [block(PARTLY, {}, label="benign")],
     "DatasetOptions.only": [block(FEWER, {}, only="harmful")],
     "DatasetOptions.max_rows": [block(FEWER, {}, max_rows=4)],
