@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from axolotl.utils.dict import DictDefault
 from datasets import load_from_disk
-from support import tiny
+from support import real, tiny
 from support.stage import config, manifest_of, rows_of, safechain_rows, scripted_by_prompt
 from transformers import AutoTokenizer
 
@@ -61,7 +61,17 @@ def made(tmp_path, model, style="qwen3", say=turning, rows=None, **safety):
 
 @pytest.mark.parametrize(("style", "markers"), [("qwen3", "added"), ("r1", "added"), ("r1", "text"), ("qwen3", "text")])
 def test_the_thought_is_masked_to_the_token_and_the_way_back_is_trained(tmp_path, models, style, markers):
-    model = models(style, markers)
+    exact(tmp_path, models(style, markers), style)
+
+
+@real.needs_tokenizers
+@pytest.mark.parametrize(("name", "style"), [("r1-distill-qwen", "r1"), ("qwen3", "qwen3")])
+def test_so_it_is_on_published_tokenizers(tmp_path, name, style):
+    exact(tmp_path, real.make_model(name, tmp_path / name), style)
+
+
+def exact(tmp_path, model, style):
+    """Every row of a stage to the token: what is masked, what is trained, and what was asked for it."""
     output, rows, asked, tokenizer = made(tmp_path, model, style)
     assert output["rows"] == 24 and {row["status"] for row in rows} == {"accepted"}
     table = load_from_disk(output["train"])
