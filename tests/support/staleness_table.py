@@ -53,6 +53,7 @@ TEXT = {"request": "{prompt}\n", "response": "{response}\nRate it:"}
 SET = {"path": "SUMS", "template": "{prompt} Think."}
 DGR, THINKSAFE, RECOVER = ("dgr",), ("thinksafe",), ("recover",)
 ONE_TRY = {"guard": {"model": "builtin"}, "recover": {"attempts": 1}}  # a thought that went wrong is guard_unsafe
+ONE_HINGE = ONE_TRY | {"recover": {"attempts": 1, "hinges": "decide", "benign_hinges": "help"}}
 ONCE = {"dgr": {"retries": 0}, "thinksafe": {"attempts": 1}}  # what a guard rejects is not tried again
 OWN = ONCE | {"guard": {"family": "custom", "verdict": READ, "prompt": TEXT}}
 TOLD = ONCE | {"guard": {"family": "custom", "verdict": READ, "messages": ROLES}}
@@ -172,8 +173,8 @@ KEYS: dict[str, list[Key]] = {
     "RecoverConfig.benign_hinges": [Key({"recover": {"benign_hinges": ["help"]}}, PARTLY, ONE_TRY, RECOVER)],
     "RecoverConfig.whole": [Key({"recover": {"whole": 1.0}}, PARTLY, ONE_TRY, RECOVER)],
     "RecoverConfig.cut_from": [Key({"recover": {"cut_from": 0.0}}, PARTLY, ONE_TRY, RECOVER)],
-    "RecoverConfig.attempts": [Key({"recover": {"attempts": 3}}, MORE, ONE_TRY, RECOVER)],
-    "RecoverConfig.n": [Key({"recover": {"n": 2}}, MORE, ONE_TRY, RECOVER)],
+    "RecoverConfig.attempts": [Key({"recover": {"attempts": 3}}, MORE, ONE_HINGE, RECOVER)],
+    "RecoverConfig.n": [Key({"recover": {"n": 2}}, MORE, ONE_HINGE, RECOVER)],
     "DatasetOptions.label": [block(PARTLY, {}, label="benign")],
     "DatasetOptions.only": [block(FEWER, {}, only="harmful")],
     "DatasetOptions.max_rows": [block(FEWER, {}, max_rows=4)],
