@@ -65,6 +65,7 @@ EFFECTS = {
     "recover": "more",
     "recover.prompt": "anew",
     "recover.whole": "anew",
+    "recover.closed": "anew",
     "recover.cut_from": "anew",
     "recover.sampling": "anew",
     "kl": "training",

@@ -116,7 +116,10 @@ class RecoverConfig(Strict):
     benign_hinges: tuple[str, ...] = Field(
         ("harmless", "help"), description="likewise behind a benign prompt's thought that refused"
     )
-    whole: float = Field(0.5, ge=0, le=1, description="share of the rows that keep the whole thought")
+    whole: float = Field(0.35, ge=0, le=1, description="share of the rows that keep the whole thought")
+    closed: float = Field(
+        0.3, ge=0, le=1, description="share whose whole thought is closed too, so that a hinge's answer comes next"
+    )
     cut_from: float = Field(
         0.5, ge=0, lt=1, description="the others are cut at a token drawn behind this share of the thought"
     )
@@ -130,6 +133,14 @@ class RecoverConfig(Strict):
         if resolve_steering(value).name == "none":
             raise ValueError("recover.prompt is none: nothing would steer a benign prompt's thought towards a refusal")
         return value
+
+    @model_validator(mode="after")
+    def _shares_are_of_one_whole(self) -> RecoverConfig:
+        if self.whole + self.closed > 1:
+            raise ValueError(
+                f"recover: whole {self.whole} and closed {self.closed} are shares of the rows, above 1 together"
+            )
+        return self
 
     @field_validator("hinges", "benign_hinges", mode="before")
     @classmethod

@@ -175,10 +175,12 @@ def _check(
         return Candidate(request.request_id, f"engine_{completion.reason}", *asked, stage=proposal.stage)
     token_ids = hinge_ids + completion.token_ids
     split = ctx.tokens.split(proposal.begun_ids + token_ids)
-    if proposal.begun_ids:
-        split = replace(split, thinking=ctx.tokens.rest_of_thought(token_ids))
     response = Response(task.example.prompt, split.thinking, split.answer, token_ids)
     reason = check_form(response, completion.finish_reason, split.fault)
+    if proposal.begun_ids:  # what it began with has a part in the form alone
+        closed = ctx.tokens.thought_length(proposal.begun_ids)
+        split = replace(split, thinking="" if closed else ctx.tokens.rest_of_thought(token_ids))
+        response = replace(response, thinking=split.thinking)
     if not reason and leaks(response, proposal.prompt):
         reason = "leak"
     if not reason and proposal.answer and copies(response, proposal.thought, proposal.answer):

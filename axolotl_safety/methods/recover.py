@@ -38,12 +38,15 @@ async def answer(task: Task, ctx: MethodContext) -> Outcome:
     tried, thought_ids = await _thought(task, ctx, benign)
     if thought_ids is None:
         return outcome(ctx, task, tried, None, None)
-    begun_ids = cut(ctx, task, thought_ids)
-    behind = replace(task, prompt_ids=task.prompt_ids + begun_ids, reference_ids=None)
     prompt = STEERING_PROMPTS["none"] if benign else resolve_steering(config.prompt)
     names, known = (config.benign_hinges, BENIGN_HINGES) if benign else (config.hinges, HARMFUL_HINGES)
+    hinges = [resolve_hinge(name, known) for name in names]
+    answering = [hinge for hinge in hinges if hinge.answer]
+    begun_ids = cut(ctx, task, thought_ids, bool(answering))
+    closed = ctx.tokens.thought_length(begun_ids) > 0
+    behind = replace(task, prompt_ids=task.prompt_ids + begun_ids, reference_ids=None)
     reached = len(tried)
-    for hinge in (resolve_hinge(name, known) for name in names):
+    for hinge in answering if closed else hinges:
         reached = len(tried)
         tried += await attempts(
             ctx, behind, _continuation(ctx, prompt, behind, begun_ids, hinge), config.attempts, config.n
@@ -52,7 +55,7 @@ async def answer(task: Task, ctx: MethodContext) -> Outcome:
             break
     fresh, _ = await scored(ctx, behind, tried[reached:])
     ended = outcome(ctx, behind, [*tried[:reached], *fresh], choose(ctx, behind, fresh), None)
-    began = ctx.tokens.decode(list(begun_ids)).lstrip().removeprefix(ctx.tokens.thinking.open).strip()
+    began = ctx.tokens.rest_of_thought(begun_ids).removeprefix(ctx.tokens.thinking.open).strip()
     return replace(ended, begun_tokens=len(begun_ids), reference_thinking=began)
 
 
@@ -79,16 +82,25 @@ async def _thought(task: Task, ctx: MethodContext, benign: bool) -> tuple[list[C
     return tried, found.token_ids if found else None
 
 
-def cut(ctx: MethodContext, task: Task, response_ids: tuple[int, ...]) -> tuple[int, ...]:
+def cut(ctx: MethodContext, task: Task, response_ids: tuple[int, ...], closable: bool = False) -> tuple[int, ...]:
     """The beginning of a response: its whole thought, or as far as a token drawn from the thought's later part.
 
     The draw depends on seed and row alone. No character is cut through.
+
+    Args:
+        ctx: what the method runs with.
+        task: the row.
+        response_ids: thought and answer.
+        closable: a whole thought may be closed, so that the answer comes next.
     """
     config: RecoverConfig = ctx.config
     rng = random.Random(content_id("cut", ctx.seed, task.example.row_id))
     start, end = ctx.tokens.thought_span(response_ids)
     start, end = (start, end) if end else (0, len(response_ids))  # a plan's has no end
-    whole, bare = rng.random() < config.whole, rng.random() < 0.5
+    drawn, bare = rng.random(), rng.random() < 0.5
+    if closable and end < len(response_ids) and config.whole <= drawn < config.whole + config.closed:
+        return response_ids[: _answer_at(ctx, response_ids)]
+    whole = drawn < config.whole + config.closed
     at = start + max(1, math.ceil(config.cut_from * (end - start)))
     place = end if whole or at >= end else rng.randrange(at, end)
 
@@ -105,10 +117,21 @@ def cut(ctx: MethodContext, task: Task, response_ids: tuple[int, ...]) -> tuple[
     return response_ids[:place]
 
 
+def _answer_at(ctx: MethodContext, response_ids: tuple[int, ...]) -> int:
+    """Where the answer begins, behind the closing marker and the blank space after it."""
+    place = ctx.tokens.thought_length(response_ids)
+    while place < len(response_ids) and not ctx.tokens.decode([response_ids[place]]).strip():
+        place += 1
+    return place
+
+
 def _continuation(ctx: MethodContext, prompt: Prompt, task: Task, begun_ids: tuple[int, ...], hinge: Hinge) -> Proposal:
     """What the target sees: the message, the beginning of the thought, and the hinge."""
-    blank = ctx.tokens.decode(list(begun_ids))[-1:].isspace()
-    hinge_ids = ctx.tokens.next_ids(hinge.text if blank else f" {hinge.text}", hinge.answer)
+    if ctx.tokens.thought_length(begun_ids):
+        hinge_ids = ctx.tokens.next_ids(hinge.answer or "")
+    else:
+        blank = ctx.tokens.decode(list(begun_ids))[-1:].isspace()
+        hinge_ids = ctx.tokens.next_ids(hinge.text if blank else f" {hinge.text}", hinge.answer)
     stage = f"recover/{prompt.sha256[:16]}/{hinge.sha256[:16]}"
     proposal = _message(prompt, task, f"recover/{hinge.label}", stage)
     return replace(proposal, begun_ids=begun_ids, hinge_ids=hinge_ids)

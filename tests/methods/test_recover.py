@@ -53,6 +53,7 @@ def made(tmp_path, model, style="qwen3", say=turning, rows=None, **safety):
         return said
 
     tokenizer = AutoTokenizer.from_pretrained(model)
+    safety["recover"] = {"closed": 0.0} | safety.get("recover", {})
     rows = safechain_rows(24) if rows is None else rows
     cfg = config(tmp_path, model, rows, method="recover", top={"sequence_len": 1024}, **safety)
     output = run_stage(cfg, make_engine=scripted_by_prompt(model, answer))[0]
@@ -118,7 +119,7 @@ def test_it_is_a_stage_like_any_other(tmp_path, models):
     assert set(manifest["rungs"]) == names <= set(manifest["prompts"])
     again, _, asked_again, _ = made(tmp_path, model)
     assert again["hash"] == output["hash"] and not asked_again
-    other, *_ = made(tmp_path, model, recover={"whole": 0.0})
+    other, *_ = made(tmp_path, model, recover={"whole": 0.0, "closed": 0.0})
     assert other["hash"] != output["hash"]
 
 
@@ -178,6 +179,27 @@ def test_the_last_hinge_closes_the_thought_and_begins_the_answer(tmp_path, model
         assert tokenizer.decode(row["prompt_token_ids"]).count("</think>") == 0
 
 
+@pytest.mark.parametrize(("style", "markers"), [("qwen3", "added"), ("r1", "added"), ("r1", "text")])
+def test_a_closed_thought_is_turned_in_the_answer(tmp_path, models, style, markers):
+    model = models(style, markers)
+
+    def closed(shown: str, request: Any) -> str:
+        said = " do that." if shown.endswith("I'm sorry, but I can't") else turning(shown, request)
+        return said.replace("do that.", f"do that, case {tiny.draw(request.request_id, 1000)}.")
+
+    _, rows, asked, tokenizer = made(tmp_path, model, style, say=closed, recover={"whole": 0.0, "closed": 1.0})
+    assert {row["status"] for row in rows} == {"accepted"}
+    for row in rows[1::2]:
+        said = asked[row["request_ids"][0]][1]
+        begun = row["prompt_token_ids"][-row["begun_tokens"] :]
+        assert begun == list(said[: len(begun)]) and tokenizer.decode(begun).endswith("\n</think>\n\n")
+        assert tokenizer.decode(row["response_token_ids"][:-1]).startswith("I'm sorry, but I can't do that, case")
+        assert row["thinking"] == "" and row["proposal"] == "recover/refuse@1" and len(row["request_ids"]) == 2
+        assert row["answer"].startswith("I'm sorry, but I can't do that, case")
+    # No hinge of a benign prompt's begins an answer.
+    assert all("</think>" not in tokenizer.decode(row["prompt_token_ids"]) for row in rows[::2])
+
+
 def test_a_way_back_must_be_sound(tmp_path, models):
     def helps_all_the_same(shown: str, request: Any) -> str:
         if shown.endswith(DECIDE):
@@ -205,7 +227,7 @@ def test_a_thought_that_leaves_no_room_is_a_counted_reject(tmp_path, models):
         words = " ".join(f"lamp {n}" for n in range(170))
         return f"<think>\n{words}\n</think>\n\nTake a feather and point."
 
-    block = {"recover": {"whole": 1.0}, "sampling": {"max_new_tokens": 980}}
+    block = {"recover": {"whole": 1.0, "closed": 0.0}, "sampling": {"max_new_tokens": 980}}
     output, rows, _, _ = made(tmp_path, models("qwen3"), say=long, **block)
     assert {row["reason"] for row in rows[1::2]} == {"prompt_too_long"} and output["rows"] == 12
 
@@ -229,7 +251,7 @@ def places(tokens, ids, **block):
     """Where a hundred rows are cut."""
     found = []
     for seed in range(100):
-        ctx = SimpleNamespace(config=RecoverConfig(**block), seed=seed, tokens=tokens)
+        ctx = SimpleNamespace(config=RecoverConfig(**{"closed": 0.0} | block), seed=seed, tokens=tokens)
         begun = cut(ctx, SimpleNamespace(example=SimpleNamespace(row_id="r")), ids)
         assert (
             begun == ids[: len(begun)] and cut(ctx, SimpleNamespace(example=SimpleNamespace(row_id="r")), ids) == begun
@@ -302,6 +324,7 @@ def test_a_plan_counts_thoughts_and_what_follows_them(tmp_path, models):
         ({"prompt": "refsue"}, "no prompt is named"),
         ({"whole": 1.5}, "less than or equal to 1"),
         ({"cut_from": 1.0}, "less than 1"),
+        ({"whole": 0.8}, "whole 0.8 and closed 0.3 are shares of the rows, above 1 together"),
     ],
 )
 def test_blocks_that_cannot_work(block, words):

@@ -171,7 +171,10 @@ KEYS: dict[str, list[Key]] = {
         Key({"recover": {"hinges": ["decide"]}}, FEWER, ONE_TRY, RECOVER),
     ],
     "RecoverConfig.benign_hinges": [Key({"recover": {"benign_hinges": ["help"]}}, PARTLY, ONE_TRY, RECOVER)],
-    "RecoverConfig.whole": [Key({"recover": {"whole": 1.0}}, PARTLY, ONE_TRY, RECOVER)],
+    "RecoverConfig.whole": [Key({"recover": {"whole": 0.7}}, PARTLY, ONE_TRY, RECOVER)],
+    "RecoverConfig.closed": [
+        Key({"recover": {"closed": 0.65}}, PARTLY, ONE_TRY, RECOVER),
+    ],
     "RecoverConfig.cut_from": [Key({"recover": {"cut_from": 0.0}}, PARTLY, ONE_TRY, RECOVER)],
     "RecoverConfig.attempts": [Key({"recover": {"attempts": 3}}, MORE, ONE_HINGE, RECOVER)],
     "RecoverConfig.n": [Key({"recover": {"n": 2}}, MORE, ONE_HINGE, RECOVER)],
