@@ -168,7 +168,7 @@ KEYS: dict[str, list[Key]] = {
     "RecoverConfig.prompt": [Key({"recover": {"prompt": "risk"}}, PARTLY, ONE_TRY, RECOVER)],
     "RecoverConfig.hinges": [
         Key({"recover": {"hinges": ["harm"]}}, PARTLY, ONE_TRY, RECOVER),
-        Key({"recover": {"hinges": ["decide"]}}, FEWER, ONE_TRY, RECOVER),
+        Key({"recover": {"hinges": ["decide"]}}, FEWER, ONE_TRY | {"recover": {"attempts": 1, "closed": 0.0}}, RECOVER),
     ],
     "RecoverConfig.benign_hinges": [Key({"recover": {"benign_hinges": ["help"]}}, PARTLY, ONE_TRY, RECOVER)],
     "RecoverConfig.whole": [Key({"recover": {"whole": 0.7}}, PARTLY, ONE_TRY, RECOVER)],
