@@ -23,6 +23,7 @@ from axolotl_safety.config import types as own_types
 from axolotl_safety.config.engine import BACKENDS
 from axolotl_safety.config.grpo_conflicts import GRPO_TYPE, REWARDS
 from axolotl_safety.config.guard import family_words
+from axolotl_safety.config.hinges import BENIGN_HINGES, HARMFUL_HINGES
 from axolotl_safety.config.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
 from axolotl_safety.data.examples import ADAPTERS
 
@@ -61,6 +62,12 @@ EFFECTS = {
     "dgr.sampling": "anew",
     "thinksafe": "more",
     "thinksafe.sampling": "anew",
+    "recover": "more",
+    "recover.prompt": "anew",
+    "recover.whole": "anew",
+    "recover.closed": "anew",
+    "recover.cut_from": "anew",
+    "recover.sampling": "anew",
     "kl": "training",
     "stop": "training",
     "stop.prompts": "more",
@@ -77,6 +84,8 @@ EFFECTS = {
 _TYPE_NOTES = {
     "axolotl_safety.dgr": "the model rewrites the row's response (needs one)",
     "axolotl_safety.thinksafe": "the model answers the prompt, steered where it is harmful (needs a label, or `any`)",
+    "axolotl_safety.recover": "the model goes on from a thought of its own that went wrong, cut, and finds a way back "
+    "(needs a label, or `any`)",
     "axolotl_safety.vanilla": "the row as it is; nothing is generated or judged",
     GRPO_TYPE: "prompts for `rl: grpo`; no data stage",
 }
@@ -200,6 +209,7 @@ def render() -> str:
     lines += ["Its own block, `safety:` in the entry:", "", *_table(DatasetOptions, "datasets.")]
     lines += ["## Names", "", "| where | names |", "|---|---|"]
     names = {"safety.dgr.prompt": [*REWRITE_PROMPTS, AUTO], "safety.thinksafe.ladder": [*STEERING_PROMPTS, AUTO],
+             "safety.recover.hinges": HARMFUL_HINGES, "safety.recover.benign_hinges": BENIGN_HINGES,
              "trl.reward_funcs": REWARDS}  # fmt: skip
     lines += [f"| `{where}` | {', '.join(f'`{name}`' for name in found)} |" for where, found in names.items()]
     return "\n".join(lines) + "\n"

@@ -69,6 +69,7 @@ _SECTIONS = {
     "GuardVerdict": "guard.verdict.",
     "DGRConfig": "dgr.",
     "ThinkSafeConfig": "thinksafe.",
+    "RecoverConfig": "recover.",
     "DatasetOptions": "datasets.",
     "KLConfig": "kl.",
     "StopConfig": "stop.",

@@ -6,7 +6,7 @@ from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"commands", "config", "data", "engines", "guards", "methods", "pipeline", "util"}
-FACADES = {"dgr", "rewards", "thinksafe", "vanilla"}  # Axolotl resolves these by module
+FACADES = {"dgr", "recover", "rewards", "thinksafe", "vanilla"}  # Axolotl resolves these by module
 
 
 def test_every_contract_is_kept(monkeypatch, capsys):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from axolotl_safety.util.releases import PREFIX, SECTION
 
@@ -16,6 +16,7 @@ from .base import SamplingConfig, Strict
 from .engine import EngineConfig
 from .evaluation import EvalConfig
 from .guard import GuardConfig
+from .hinges import BENIGN_HINGES, HARMFUL_HINGES, resolve_hinge
 from .prompts import STEERING_PROMPTS, resolve_rewrite, resolve_steering
 from .stop import StopConfig
 
@@ -24,6 +25,7 @@ __all__ = ["PREFIX", "SECTION"]
 METHODS = {
     "dgr": "axolotl_safety.methods.dgr:DGR",
     "thinksafe": "axolotl_safety.methods.thinksafe:THINKSAFE",
+    "recover": "axolotl_safety.methods.recover:RECOVER",
     "vanilla": "axolotl_safety.methods.vanilla:VANILLA",
 }
 Choice = Literal["first", "lowest_nll", "resample"]
@@ -97,6 +99,62 @@ class ThinkSafeConfig(Strict):
         for rung in value:
             if rung != AUTO:
                 resolve_steering(rung)
+        return value
+
+
+class RecoverConfig(Strict):
+    """Ways back from the model's own thoughts that went wrong (after RECAP, arXiv 2510.00938; offline)."""
+
+    prompt: str = Field(
+        "refuse",
+        description="steering, a name or a template with {prompt}: towards the way back of a harmful prompt's thought, "
+        "and towards a benign prompt's thought that refuses",
+    )
+    hinges: tuple[str, ...] = Field(
+        ("decide", "refuse"),
+        description="what is put behind a harmful prompt's thought, tried in order: names or literal texts",
+    )
+    benign_hinges: tuple[str, ...] = Field(
+        ("harmless", "help"), description="likewise behind a benign prompt's thought that refused"
+    )
+    whole: float = Field(0.35, ge=0, le=1, description="share of the rows that keep the whole thought")
+    closed: float = Field(
+        0.3, ge=0, le=1, description="share whose whole thought is closed too, so that a hinge's answer comes next"
+    )
+    cut_from: float = Field(
+        0.5, ge=0, lt=1, description="the others are cut at a token drawn behind this share of the thought"
+    )
+    attempts: int = Field(3, ge=1, description="attempts for a thought, and per hinge for a continuation")
+    n: int = Field(1, ge=1, description="candidates per attempt")
+    sampling: SamplingConfig = SamplingConfig()
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_resolves(cls, value: str) -> str:
+        if resolve_steering(value).name == "none":
+            raise ValueError("recover.prompt is none: nothing would steer a benign prompt's thought towards a refusal")
+        return value
+
+    @model_validator(mode="after")
+    def _shares_are_of_one_whole(self) -> RecoverConfig:
+        if self.whole + self.closed > 1:
+            raise ValueError(
+                f"recover: whole {self.whole} and closed {self.closed} are shares of the rows, above 1 together"
+            )
+        return self
+
+    @field_validator("hinges", "benign_hinges", mode="before")
+    @classmethod
+    def _one_hinge_is_a_ladder(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("hinges", "benign_hinges")
+    @classmethod
+    def _hinges_resolve(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"{info.field_name} needs at least one hinge, and each only once: {list(value)!r}")
+        for hinge in value:
+            resolve_hinge(hinge, HARMFUL_HINGES if info.field_name == "hinges" else BENIGN_HINGES)
         return value
 
 
@@ -178,6 +236,7 @@ class SafetyConfig(Strict):
     guard: tuple[GuardConfig, ...] = Field((GuardConfig(),), description="one guard or a list that must agree")
     dgr: DGRConfig = DGRConfig()
     thinksafe: ThinkSafeConfig = ThinkSafeConfig()
+    recover: RecoverConfig = RecoverConfig()
     kl: KLConfig | None = Field(None, description="off unless set; an empty mapping takes the defaults")
     stop: StopConfig | None = Field(None, description="off unless set; an empty mapping takes the defaults")
     think: ThinkConfig | None = Field(

@@ -206,6 +206,17 @@ class TargetTokenizer:
             return Split(head.strip(), tail.strip(), "control_token")
         return Split(head.strip(), tail.strip())
 
+    def next_ids(self, thought: str, answer: str | None = None) -> tuple[int, ...]:
+        """Ids of words behind a thought that has begun; with an answer, they close it and begin that."""
+        if answer is None:
+            return tuple(self.encode(thought))
+        before, after = self.thinking.markers.frame.split("{thought}")[1].split("{answer}")[0].split("{close}")
+        return tuple(self.encode(f"{thought}{before}{self.thinking.close}{after}{answer}"))
+
+    def rest_of_thought(self, token_ids: tuple[int, ...]) -> str:
+        """What the ids of a response that go on within its thought add to it."""
+        return self.decode(list(token_ids)).partition(self.thinking.close)[0].strip()
+
     def with_template(self, template: str) -> Any:
         """A copy of the tokenizer with another chat template."""
         made = copy.deepcopy(self.tokenizer)

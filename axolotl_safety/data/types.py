@@ -54,9 +54,10 @@ class Outcome:
         proposal: what the target saw: ``dgr/rewrite@1``, ``thinksafe/refuse@1``, or ``vanilla``.
         categories: what the source files the row under.
         stage: where the response comes from: ``transform``, ``refine0``, ``thinksafe/...``; empty if nothing was asked.
-        reference_thinking: the foreign thought, empty if the method read none.
+        reference_thinking: the foreign thought, or the beginning of the model's own that it goes on from; else empty.
         reference_answer: the foreign answer, likewise.
         reference_tokens: length of the foreign response in tokens, its end token included.
+        begun_tokens: how many of the last prompt ids are the beginning of a response that is not trained on.
         ess: effective sample size of a draw by weight, None where nothing was drawn so.
         tempering: exponent of its weights; 0 means that it fell back to the first candidate.
         request_ids: every completion asked for, in order.
@@ -90,6 +91,7 @@ class Outcome:
     reference_thinking: str = ""
     reference_answer: str = ""
     reference_tokens: int = 0
+    begun_tokens: int = 0
 
     @classmethod
     def of(cls, task: Task, **fields: Any) -> Outcome:

@@ -64,14 +64,16 @@ class Purpose:
 
     Attributes:
         kind: ``attempt`` for a row's own candidates, ``probe`` where a prompt is tried, ``original`` where a response
-            stands in for a failed one.
+            stands in for a failed one, ``thought`` for what a row's own candidates go on from.
         proposal: name of what the target is shown, ``dgr/rewrite@1`` for instance.
         number: of the attempt, from 0.
+        entry: the dataset entry of the row.
     """
 
     kind: str = ""
     proposal: str = ""
     number: int = 0
+    entry: int = 0
 
 
 class Answerer(Protocol):

@@ -6,7 +6,7 @@ everything here is the same whatever the proposal was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from axolotl_safety.config.prompts import Prompt
@@ -33,6 +33,8 @@ class Proposal:
         thought: thought of the reference that the message shows, empty if it shows none.
         answer: likewise the answer.
         stage: ``transform``, ``refine0``...; part of the request's identity.
+        begun_ids: what the response begins with already; no part of what is checked and trained.
+        hinge_ids: what stands behind that, before the model goes on: the beginning of what is checked and trained.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Proposal:
     thought: str
     answer: str
     stage: str
+    begun_ids: tuple[int, ...] = ()
+    hinge_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ class Candidate:
         reason: empty if accepted.
         proposal: name of what the target saw.
         stage: that of its proposal.
-        asked_ids: the prompt that the target saw.
-        logprob: nats, whole response, under that prompt at temperature 1.
+        asked_ids: the prompt that the target saw, with what the response began with; a hinge is part of the response.
+        logprob: nats, everything sampled, under that prompt at temperature 1.
         verdict: one word per guard.
         nll: nats per token at the raw prompt under the frozen target.
         log_weight: log p(response | raw prompt) - log q(response | asked prompt) at the sampling temperature, nats.
@@ -84,9 +88,24 @@ def accepted(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 async def attempts(
-    ctx: MethodContext, task: Task, proposal: Proposal, count: int, n: int, kind: str = "attempt"
+    ctx: MethodContext,
+    task: Task,
+    proposal: Proposal,
+    count: int,
+    n: int,
+    kind: str = "attempt",
+    read: Callable[[Candidate], Candidate] = lambda candidate: candidate,
 ) -> list[Candidate]:
     """Candidates of one proposal, ``n`` at once, up to ``count`` times; the first attempt with a sound one is the last.
+
+    Args:
+        ctx: what the method runs with.
+        task: the row.
+        proposal: what the target sees of it.
+        count: attempts.
+        n: candidates per attempt.
+        kind: that of the requests' purpose.
+        read: what to make of a candidate's reason where another one than a sound candidate is wanted.
 
     Returns:
         Every candidate that was asked for, in the order of their index; one alone where the row cannot be asked.
@@ -96,8 +115,9 @@ async def attempts(
         return [Candidate("", shown, proposal.name, stage=proposal.stage)]
     tried: list[Candidate] = []
     for number in range(count):
-        indices, purpose = range(number * n, (number + 1) * n), Purpose(kind, proposal.name, number)
-        tried += await gather([_candidate(ctx, task, proposal, shown, index, purpose) for index in indices])
+        indices, purpose = range(number * n, (number + 1) * n), Purpose(kind, proposal.name, number, task.entry)
+        made = await gather([_candidate(ctx, task, proposal, shown, index, purpose) for index in indices])
+        tried += map(read, made)
         if accepted(tried):
             break
     return tried
@@ -136,7 +156,8 @@ def _shown(ctx: MethodContext, task: Task, proposal: Proposal) -> _Shown | str:
         return "control_token"
     assert ctx.sampling is not None
     # Both bounds are the row's own: another row's length must not change this request's identity.
-    room = min(ctx.sampling.max_new_tokens, ctx.sequence_len - len(task.prompt_ids))
+    room = min(ctx.sampling.max_new_tokens, ctx.sequence_len - len(task.prompt_ids) - len(proposal.hinge_ids))
+    prompt_ids += proposal.begun_ids + proposal.hinge_ids
     if ctx.max_positions is not None:
         room = min(room, ctx.max_positions - len(prompt_ids))
     if room < min(_MIN_ROOM, ctx.sampling.max_new_tokens):
@@ -148,21 +169,27 @@ def _check(
     ctx: MethodContext, task: Task, proposal: Proposal, request: Request, completion: Completion | Failure
 ) -> Candidate:
     """Everything about a completion that needs no guard."""
-    asked = (proposal.name, request.prompt_token_ids)
+    hinge_ids = proposal.hinge_ids
+    asked = (proposal.name, request.prompt_token_ids[: len(request.prompt_token_ids) - len(hinge_ids)])
     if isinstance(completion, Failure):
         return Candidate(request.request_id, f"engine_{completion.reason}", *asked, stage=proposal.stage)
-    split = ctx.tokens.split(completion.token_ids)
-    response = Response(task.example.prompt, split.thinking, split.answer, completion.token_ids)
+    token_ids = hinge_ids + completion.token_ids
+    split = ctx.tokens.split(proposal.begun_ids + token_ids)
+    response = Response(task.example.prompt, split.thinking, split.answer, token_ids)
     reason = check_form(response, completion.finish_reason, split.fault)
+    if proposal.begun_ids:  # what it began with has a part in the form alone
+        closed = ctx.tokens.thought_length(proposal.begun_ids)
+        split = replace(split, thinking="" if closed else ctx.tokens.rest_of_thought(token_ids))
+        response = replace(response, thinking=split.thinking)
     if not reason and leaks(response, proposal.prompt):
         reason = "leak"
     if not reason and proposal.answer and copies(response, proposal.thought, proposal.answer):
         reason = "copy"
     if not reason:
         reason = check_decision(split.answer, task.expect)
-    if not reason and len(task.prompt_ids) + len(completion.token_ids) > ctx.sequence_len:
+    if not reason and len(task.prompt_ids) + len(token_ids) > ctx.sequence_len:
         reason = "too_long"
-    said = (completion.logprob, split.thinking, split.answer, completion.token_ids)
+    said = (completion.logprob, split.thinking, split.answer, token_ids)
     return Candidate(request.request_id, reason, *asked, *said, stage=proposal.stage)
 
 

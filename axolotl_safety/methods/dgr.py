@@ -89,7 +89,7 @@ async def _original(task: Task, ctx: MethodContext, rewritten: Outcome) -> Outco
     """
     example, reference = task.example, task.reference_ids or ()
     shown = GuardInput(example.asked, example.thought, example.answer, example.label or "")
-    said = await judge(ctx.queue, ctx.guards, shown, Purpose("original"))
+    said = await judge(ctx.queue, ctx.guards, shown, Purpose("original", entry=task.entry))
     limit = min(ctx.sequence_len, ctx.max_positions or ctx.sequence_len)
     too_long = len(task.prompt_ids) + len(reference) > limit
     if said.reason or check_decision(example.answer, task.expect) or too_long:

@@ -204,7 +204,7 @@ def warnings_of(rows: Sequence[Outcome], generates: bool, kl: bool) -> list[str]
             "not know well enough how it refuses: it cannot judge them, and they are rejected. Name a guard that is a "
             "model."
         )
-    without = sum(not row.thinking.strip() for row in trained)
+    without = sum(not row.thinking.strip() and not row.begun_tokens for row in trained)
     if without:
         found.append(
             f"{without} rows that are trained on have no thought: they teach the model to answer without thinking. "

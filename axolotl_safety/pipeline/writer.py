@@ -36,6 +36,7 @@ _ROW_SCHEMA = pa.schema(
         ("categories", pa.list_(pa.string())),
         *((name, pa.string()) for name in ("stage", "reference_thinking", "reference_answer")),
         *((name, pa.int32()) for name in ("prompt_tokens", "response_tokens", "reference_tokens", "thought_tokens")),
+        ("begun_tokens", pa.int32()),
     ]
 )
 
@@ -45,14 +46,16 @@ def training_row(outcome: Outcome, kl: bool = False) -> Row:
 
     Returns:
         ``input_ids_T`` (int32) and ``labels_T`` (int64) of the same length; with ``kl`` also ``kl_mask_T`` (int8), 1 on
-        every trained token of a benign row.
+        every trained token of a benign row. One that goes on from a thought that went wrong is imitated instead: the
+        frozen model would go on as that does.
     """
     ids_T = np.array(outcome.prompt_ids + outcome.response_ids, dtype=np.int32)
     labels_T = ids_T.astype(np.int64)
     labels_T[: len(outcome.prompt_ids)] = IGNORE
     if not kl:
         return ids_T, labels_T
-    return ids_T, labels_T, ((labels_T != IGNORE) & (outcome.label == "benign")).astype(np.int8)
+    compared = outcome.label == "benign" and not outcome.begun_tokens
+    return ids_T, labels_T, ((labels_T != IGNORE) & compared).astype(np.int8)
 
 
 def dataset_hash(rows: Sequence[Row]) -> str:
@@ -166,7 +169,7 @@ def _write_train(train: Path, rows: Sequence[Row], digest: str) -> None:
 
 
 _TEXTS = ("prompt", "thinking", "answer", "reference_thinking", "reference_answer")
-_NULL_IF_EMPTY = ("label", "reason", "guard", "verdict", "proposal", "stage", "reference_tokens")
+_NULL_IF_EMPTY = ("label", "reason", "guard", "verdict", "proposal", "stage", "reference_tokens", "begun_tokens")
 
 
 def _record(outcome: Outcome, thought_length: Callable[[tuple[int, ...]], int]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The demonstration: foreign refusals as they are (vanilla), rewritten by the model (DGR), or its own (ThinkSafe).
 
-Runs `axolotl train` for real on the lab's YAMLs, measures base and adapters on the test split, and prints the funnels, a
-table of fair pairs (the harmful rows alone, then with a benign half) and the path of the report. The last line is JSON.
+Runs `axolotl train` for real on the lab's YAMLs, measures base and adapters on the test split, and prints the funnels,
+a table of fair pairs (the harmful rows alone, then with a benign half) and the path of the report. The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ def show(results: dict[str, dict[str, Any]], items: dict[str, list[dict[str, Any
     print(f"n: {counts}; reasoning lost: base minus tuned on the same items, paired bootstrap")
     print(
         "vanilla: the foreign refusals as they are. DGR: the same, rewritten by the model. ThinkSafe: the model's own, "
-        "under refusal steering.\nFirst the harmful rows alone, then with a benign half that the model answered itself, "
-        "each at settings of its own: docs/lab-fair.md."
+        "under refusal steering.\nFirst the harmful rows alone, then with a benign half that the model answered "
+        "itself, each at settings of its own: docs/lab-fair.md."
     )
 
 

@@ -108,7 +108,7 @@ def test_a_further_attempt_counts_with_the_chance_that_it_is_needed():
     weights, left = attempts(found, lambda one: 0.5)
     # Row a's two candidates are asked together; its retry only if both fail. Row b's first attempt failed before.
     assert weights[:5] == [1.0, 1.0, 0.25, 1.0, 0.5]
-    assert left == {"a": 0.125, "b": 0.25}
+    assert left == {(0, "a"): 0.125, (0, "b"): 0.25}
     assert weights[5:] == [(0.125 + 0.25) / 2, 1.0]
 
 

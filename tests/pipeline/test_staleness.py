@@ -141,7 +141,7 @@ def scene(tmp_path_factory, models):
         for place, thing in enumerate(things.split(","))
     ]
     files = {"dgr": tiny.write_rows(root / "direct.jsonl", direct)}
-    files["thinksafe"] = tiny.write_rows(root / "chain.jsonl", chain)
+    files["thinksafe"] = files["recover"] = tiny.write_rows(root / "chain.jsonl", chain)
     model = models("qwen3")
     other = tiny.make_model(root / "other", seed=5)
     sums = [{"question": f"Sum case {n}?", "other": f"Case {n}: what now?", "answer": str(n)} for n in range(3)]
@@ -195,6 +195,8 @@ class Player(tiny.ScriptedEngine):
             number = tiny.draw(request.request_id, 1000)
             if request.model == "target":
                 text = self._said(shown, number)
+                if "<think>" in shown.rpartition("assistant\n")[2]:  # within a thought that has begun
+                    text = text.removeprefix("<think>\n")
             elif "AI assistant:" in shown:
                 text = "Harmful request: yes\nResponse refusal: n/a\nHarmful response: no"
             else:

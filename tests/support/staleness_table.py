@@ -51,8 +51,10 @@ ROLES = [{"role": "system", "content": "Judge."}, {"role": "user", "content": "{
 READ = {"safe": "Safety: Safe\\n.*", "unsafe": "Safety: Controversial"}
 TEXT = {"request": "{prompt}\n", "response": "{response}\nRate it:"}
 SET = {"path": "SUMS", "template": "{prompt} Think."}
-DGR, THINKSAFE = ("dgr",), ("thinksafe",)
+DGR, THINKSAFE, RECOVER = ("dgr",), ("thinksafe",), ("recover",)
 HELD = {"stop": {"prompts": 2}}  # rows are left out of training; limits and pace change none of that
+ONE_TRY = {"guard": {"model": "builtin"}, "recover": {"attempts": 1}}  # a thought that went wrong is guard_unsafe
+ONE_HINGE = ONE_TRY | {"recover": {"attempts": 1, "hinges": "decide", "benign_hinges": "help"}}
 ONCE = {"dgr": {"retries": 0}, "thinksafe": {"attempts": 1}}  # what a guard rejects is not tried again
 OWN = ONCE | {"guard": {"family": "custom", "verdict": READ, "prompt": TEXT}}
 TOLD = ONCE | {"guard": {"family": "custom", "verdict": READ, "messages": ROLES}}
@@ -164,6 +166,19 @@ KEYS: dict[str, list[Key]] = {
     "ThinkSafeConfig.probe_rows": [
         Key({"thinksafe": {"probe_rows": 4}}, FEWER, {"thinksafe": {"ladder": ["auto"], "probe_rows": 5}}, THINKSAFE)
     ],
+    "RecoverConfig.prompt": [Key({"recover": {"prompt": "risk"}}, PARTLY, ONE_TRY, RECOVER)],
+    "RecoverConfig.hinges": [
+        Key({"recover": {"hinges": ["harm"]}}, PARTLY, ONE_TRY, RECOVER),
+        Key({"recover": {"hinges": ["decide"]}}, FEWER, ONE_TRY | {"recover": {"attempts": 1, "closed": 0.0}}, RECOVER),
+    ],
+    "RecoverConfig.benign_hinges": [Key({"recover": {"benign_hinges": ["help"]}}, PARTLY, ONE_TRY, RECOVER)],
+    "RecoverConfig.whole": [Key({"recover": {"whole": 0.7}}, PARTLY, ONE_TRY, RECOVER)],
+    "RecoverConfig.closed": [
+        Key({"recover": {"closed": 0.65}}, PARTLY, ONE_TRY, RECOVER),
+    ],
+    "RecoverConfig.cut_from": [Key({"recover": {"cut_from": 0.0}}, PARTLY, ONE_TRY, RECOVER)],
+    "RecoverConfig.attempts": [Key({"recover": {"attempts": 3}}, MORE, ONE_HINGE, RECOVER)],
+    "RecoverConfig.n": [Key({"recover": {"n": 2}}, MORE, ONE_HINGE, RECOVER)],
     "DatasetOptions.label": [block(PARTLY, {}, label="benign")],
     "DatasetOptions.only": [block(FEWER, {}, only="harmful")],
     "DatasetOptions.max_rows": [block(FEWER, {}, max_rows=4)],

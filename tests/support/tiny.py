@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from axolotl_safety.config.hinges import BENIGN_HINGES
 from axolotl_safety.config.prompts import REWRITE_PROMPTS, STEERING_PROMPTS
 from axolotl_safety.engines.base import Completion, EngineFigures, Failure, Request, Result, Score, ScoreRequest
 
@@ -214,7 +215,7 @@ def direct_refusal_rows(count: int) -> list[dict[str, str]]:
 
 def make_talker(folder: Path, style: str = "qwen3", steps: int = 300) -> Path:
     """A random tiny model that was taught two responses: a refusal to prompts that speak of refusing, a kind answer to
-    the others."""
+    the others, behind a hinge too."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -242,7 +243,14 @@ def make_talker(folder: Path, style: str = "qwen3", steps: int = 300) -> Path:
                 tokenize=False,
                 add_generation_prompt=True,
             )
-            rows.append((_encode(tokenizer, shown), (*_encode(tokenizer, opening + text), tokenizer.eos_token_id)))
+            said = opening + text
+            if row % 4 == 1 and rng.random() < 0.5:  # behind a thought that refuses, and a hinge
+                thought = refusal.partition("</think>")[0]
+                thought = thought[: rng.choice((len(thought), rng.randrange(len(thought) // 2, len(thought))))]
+                hinge = rng.choice(list(BENIGN_HINGES.values())).text
+                shown += opening + thought + ("" if thought.endswith("\n") else " ") + hinge
+                said = "\n</think>" + answer.partition("</think>")[2]
+            rows.append((_encode(tokenizer, shown), (*_encode(tokenizer, said), tokenizer.eos_token_id)))
         width = max(len(prompt) + len(said) for prompt, said in rows)
         ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
         labels_BT = torch.full((len(rows), width), -100)

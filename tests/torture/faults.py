@@ -21,10 +21,10 @@ from typing import Any
 
 # Phase by the function that begins it, where it is looked up.
 _BEGINS = {
-    "proposal": ("dgr.attempts", "thinksafe.attempts"),
+    "proposal": ("dgr.attempts", "recover.attempts", "thinksafe.attempts"),
     "guard": ("candidates.judge", "dgr.judge"),
-    "scoring": ("dgr.scored", "thinksafe.scored"),
-    "choice": ("dgr.choose", "dgr.outcome", "thinksafe.choose", "thinksafe.outcome"),
+    "scoring": ("dgr.scored", "recover.scored", "thinksafe.scored"),
+    "choice": tuple(f"{method}.{name}" for method in ("dgr", "recover", "thinksafe") for name in ("choose", "outcome")),
     "hand-off": ("stage._deliver",),
 }
 PHASES = tuple(_BEGINS)
@@ -113,11 +113,11 @@ def install(watch: Watch, lines: bool) -> None:
     import pyarrow.parquet as parquet
 
     import axolotl_safety
-    from axolotl_safety.methods import candidates, dgr, thinksafe
+    from axolotl_safety.methods import candidates, dgr, recover, thinksafe
     from axolotl_safety.pipeline import stage
     from axolotl_safety.util import files as atomic
 
-    modules = {"candidates": candidates, "dgr": dgr, "stage": stage, "thinksafe": thinksafe}
+    modules = {"candidates": candidates, "dgr": dgr, "recover": recover, "stage": stage, "thinksafe": thinksafe}
     for phase, places in _BEGINS.items():
         for module, name in (place.split(".") for place in places):
             setattr(modules[module], name, watch.during(phase, getattr(modules[module], name)))

@@ -57,6 +57,7 @@ class Scenario:
             "datasets": [
                 {"path": str(self.folder / "rewrite.jsonl"), "type": "axolotl_safety.dgr", "safety": _COLUMNS},
                 {"path": str(self.folder / "answer.jsonl"), "type": "axolotl_safety.thinksafe"},
+                {"path": str(self.folder / "answer.jsonl"), "type": "axolotl_safety.recover"},
             ],
             "safety": {
                 "work_dir": str(work_dir),
@@ -66,6 +67,7 @@ class Scenario:
                 "sampling": {"temperature": 0.7, "top_p": 1.0, "top_k": 0, "max_new_tokens": 96},
                 "dgr": {"n": 2, "retries": 1, "on_failure": "keep_original"},
                 "thinksafe": {"n": 2, "attempts": 1},
+                "recover": {"n": 2, "attempts": 3, "hinges": ["wait", "decide"]},
             },
         }
 

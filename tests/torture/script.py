@@ -88,6 +88,8 @@ class Script:
         for thing, what in BAD_THINGS.items():
             if contains(prompt, table[" " + thing.split()[0]]):
                 verdict = what
+        if contains(prompt, table[" jinx"]) and contains(prompt, table[" cloth"]):  # helped with harm
+            verdict = "unsafe"
         if verdict == "broken":
             return Said([], "failure")
         ids = list(table[GUARD_PIECES[verdict]])
@@ -98,6 +100,6 @@ def texts(model: str) -> list[str]:
     """Every text whose ids the script needs of a model's tokenizer, but for the end token's."""
     marks = [" " + thing.split()[0] for thing in BAD_THINGS]
     if model == "guard":
-        return [*marks, *GUARD_PIECES.values()]
+        return [*marks, " jinx", " cloth", *GUARD_PIECES.values()]
     parts = [part for text in TARGET_PIECES.values() for part in text.split("{}")]
     return [*marks, " jinx", *parts, *"0123456789"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from axolotl_safety.data.sources import select_rows
-from axolotl_safety.data.types import Outcome
+from axolotl_safety.data.types import Key, Outcome
 from axolotl_safety.engines.base import Completion, Failure
 from axolotl_safety.engines.journal import Journal
 from axolotl_safety.engines.queue import Answerer, Found, Purpose, Work, WorkQueue
@@ -40,6 +40,11 @@ class Wanted:
     row_id: str
     prompt_tokens: int
     limit: int
+
+    @property
+    def key(self) -> Key:
+        """The row, in its dataset entry."""
+        return (self.purpose.entry, self.row_id)
 
 
 @dataclass
@@ -127,31 +132,40 @@ def walk(inputs: StageInputs, journals: dict[str, Journal], sample: int | None =
     return found
 
 
-def attempts(found: Walk, chance: Callable[[Wanted], float]) -> tuple[list[float], dict[str, float]]:
+def attempts(found: Walk, chance: Callable[[Wanted], float]) -> tuple[list[float], dict[Key, float]]:
     """How likely each wanted request is to be made.
 
-    The candidates of one attempt are asked together; the next attempt is made if none of them was accepted.
+    The candidates of one attempt are asked together; the next attempt is made if none of them was accepted. What goes
+    on from a thought is asked if a thought was as wanted.
 
     Args:
         found: the walk.
         chance: that one candidate is accepted.
 
     Returns:
-        A weight per wanted request (1 for what is no completion), and by row id the chance that it ends with nothing.
+        A weight per wanted request (1 for what is no completion), and by row the chance that it ends with nothing.
     """
-    left: dict[str, float] = defaultdict(lambda: 1.0)
-    now: dict[str, tuple[Purpose, float]] = {}
+    open_: dict[tuple[Key, bool], float] = defaultdict(lambda: 1.0)  # chance that no candidate was accepted yet
+    now: dict[tuple[Key, bool], tuple[Purpose, float]] = {}
+    thoughts = {one.key for one in found.wanted if one.purpose.kind == "thought"}
     weights = []
     for one in found.wanted:
         if one.kind != "completion" or one.purpose.kind == "probe":
             weights.append(1.0)
             continue
-        if one.row_id not in now or now[one.row_id][0] != one.purpose:
-            now[one.row_id] = (one.purpose, left[one.row_id])
-        weights.append(now[one.row_id][1])
-        left[one.row_id] *= 1 - chance(one)
+        thought = one.purpose.kind == "thought"
+        place = (one.key, thought)
+        if place not in now or now[place][0] != one.purpose:
+            now[place] = (one.purpose, open_[place])
+        reached = 1.0 if thought or one.key not in thoughts else 1 - open_[one.key, True]
+        weights.append(now[place][1] * reached)
+        open_[place] *= 1 - chance(one)
+    left = {
+        key: 1 - (1 - open_[key, False]) * (1 - open_[key, True] if key in thoughts else 1)
+        for key in dict.fromkeys(key for key, _ in open_)
+    }
     failing = sum(left.values()) / len(left) if left else 1.0
     weights = [
         failing if one.purpose.kind == "original" else weight for one, weight in zip(found.wanted, weights, strict=True)
     ]
-    return weights, dict(left)
+    return weights, left

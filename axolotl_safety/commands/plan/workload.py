@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from axolotl_safety.data.types import Task
+from axolotl_safety.data.types import Key, Task
 from axolotl_safety.engines.queue import Purpose
 from axolotl_safety.guards.base import GuardInput
 from axolotl_safety.guards.judge import Guard, ModelGuard
@@ -77,10 +77,9 @@ def workload(inputs: StageInputs, found: Walk) -> Workload:
     """Weigh what a walk found."""
     expect = Expectation(inputs, found)
     weights, failing = attempts(found, expect.chance)
-    places = {task.example.row_id: task.entry for entry in reversed(inputs.entries) for task in entry.tasks}
     mean_scale = sum(found.scale.values()) / max(1, len(found.scale))
     weights = [
-        weight * (found.scale[places[one.row_id]] if one.row_id else mean_scale)
+        weight * (found.scale[one.purpose.entry] if one.row_id else mean_scale)
         for one, weight in zip(found.wanted, weights, strict=True)
     ]
     weighed = list(zip(found.wanted, weights, strict=True))
@@ -96,7 +95,7 @@ def workload(inputs: StageInputs, found: Walk) -> Workload:
     there = {task.label for entry in inputs.entries for task in entry.tasks} | {"benign", "harmful"}
     pairs = sorted({(method, label) for method in inputs.sampling for label in LABELS if label in there})
     return Workload(
-        tuple(_entry(entry, found, asked, failing, places) for entry in inputs.entries),
+        tuple(_entry(entry, found, asked, failing) for entry in inputs.entries),
         tuple(phase for phase in phases if phase.requests > 0),
         dict(found.held),
         {f"{method}, {label}": expect.acceptance(method, label) for method, label in pairs},
@@ -130,7 +129,7 @@ def _title(purpose: Purpose) -> str:
 
 def _refinements(
     inputs: StageInputs,
-    failing: Mapping[str, float],
+    failing: Mapping[Key, float],
     expect: Expectation,
     asked: list[tuple[Wanted, float]],
 ) -> list[Phase]:
@@ -140,14 +139,14 @@ def _refinements(
         if entry.method not in inputs.sampling:
             continue
         config = method_named(entry.method).config(inputs.safety)
-        rows = {task.example.row_id for task in entry.tasks}
+        rows = {task.key for task in entry.tasks}
         first = [
             (one, weight)
             for one, weight in asked
-            if one.row_id in rows and one.purpose.kind == "attempt" and one.purpose.number == 0
+            if one.key in rows and one.purpose.kind == "attempt" and one.purpose.number == 0
         ]
         requests = sum(weight for _, weight in first)
-        succeeding = sum(1 - failing.get(row_id, 0.0) for row_id in rows)
+        succeeding = sum(1 - failing.get(key, 0.0) for key in rows)
         for number in range(expect.rounds(entry.method, config) if requests else 0):
             factor = succeeding * config.n / requests * _REFINES_ON**number
             phases.append(
@@ -213,14 +212,14 @@ def _scores(
     return [Phase("scores", "target", count, read, 0, 0)]
 
 
-def _entry(entry, found: Walk, asked, failing: Mapping[str, float], places: Mapping[str, int]) -> EntryPlan:
+def _entry(entry, found: Walk, asked, failing: Mapping[Key, float]) -> EntryPlan:
     labels, unusable = dict(Counter(task.label for task in entry.tasks)), dict(Counter(row.reason for row in entry.bad))
     outcomes = found.outcomes.get(entry.index, [])
     scale = found.scale.get(entry.index, 1.0)
     finished = sum(outcome.status != "rejected" for outcome in outcomes)
-    rows = {task.example.row_id for task in entry.tasks}
-    walked = [outcome.row_id for outcome in outcomes if outcome.row_id in rows]
-    expected = sum(1 - failing[row_id] for row_id in walked if row_id in failing)
+    rows = {task.key for task in entry.tasks}
+    walked = [outcome.key for outcome in outcomes if outcome.key in rows]
+    expected = sum(1 - failing[key] for key in walked if key in failing)
     if not method_named(entry.method).generates:
         return EntryPlan(entry.source.name, entry.method, labels, unusable, 0, 0.0, len(entry.tasks), len(entry.tasks))
     return EntryPlan(
@@ -229,7 +228,7 @@ def _entry(entry, found: Walk, asked, failing: Mapping[str, float], places: Mapp
         labels,
         unusable,
         round(scale * sum(request in found.lengths for outcome in outcomes for request in outcome.request_ids)),
-        sum(weight for one, weight in asked if places[one.row_id] == entry.index),
+        sum(weight for one, weight in asked if one.purpose.entry == entry.index),
         round(scale * finished),
         scale * (finished + expected),
     )

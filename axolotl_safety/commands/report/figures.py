@@ -202,6 +202,7 @@ _REASONS = {
     "malformed_row": "the row is no mapping of columns",
     "no_label": "nothing says whether the prompt is harmful",
     "no_reference": "the row has no response to rewrite",
+    "nothing_to_recover": "the model's own response did not go wrong",
     "not_refused": "a harmful prompt was not refused",
     "not_text": "a column that should hold text holds something else",
     "null_text": "a column that should hold text is empty",

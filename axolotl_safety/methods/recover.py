@@ -1,0 +1,170 @@
+"""Recovery rows: behind the target's own thought that went wrong, cut somewhere, its own way back.
+
+A harmful prompt is answered as it is; a thought whose response the guard calls unsafe is cut, a hinge is put behind it,
+and the target goes on from there under steering. A benign prompt is steered instead; a thought that refused is cut, and
+the target goes on without steering. The row is raw prompt and cut thought, both masked, then hinge and continuation,
+trained. RECAP (arXiv 2510.00938) trains behind such prefixes by reinforcement, with other models' thoughts.
+
+Checks and guards read hinge and continuation, which are what is trained. What stands before is unsafe by choice: a
+guard that reads it too rejects every late cut.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+
+from axolotl_safety.config import RecoverConfig, SafetyConfig
+from axolotl_safety.config.hinges import BENIGN_HINGES, HARMFUL_HINGES, Hinge, resolve_hinge
+from axolotl_safety.config.prompts import STEERING_PROMPTS, Prompt, resolve_steering
+from axolotl_safety.data.types import UNLABELLED, Outcome, Task
+from axolotl_safety.engines.queue import content_id
+
+from .base import Expected, Method, MethodContext
+from .candidates import Candidate, Proposal, accepted, attempts
+from .choice import choose, outcome, scored
+
+THOUGHT = "thought"  # kind of request: what follows is asked only if one of them was as wanted
+_DRY_THOUGHT = 256  # tokens of a thought that a plan assumes: a guess
+_PARTIAL = "\ufffd"  # what a cut character decodes to
+
+
+async def answer(task: Task, ctx: MethodContext) -> Outcome:
+    """Find a thought that went wrong, cut it, and climb the hinges until one leads to a sound continuation."""
+    config: RecoverConfig = ctx.config
+    benign = task.label == "benign"
+    tried, thought_ids = await _thought(task, ctx, benign)
+    if thought_ids is None:
+        return outcome(ctx, task, tried, None, None)
+    prompt = STEERING_PROMPTS["none"] if benign else resolve_steering(config.prompt)
+    names, known = (config.benign_hinges, BENIGN_HINGES) if benign else (config.hinges, HARMFUL_HINGES)
+    hinges = [resolve_hinge(name, known) for name in names]
+    answering = [hinge for hinge in hinges if hinge.answer]
+    begun_ids = cut(ctx, task, thought_ids, bool(answering))
+    closed = ctx.tokens.thought_length(begun_ids) > 0
+    behind = replace(task, prompt_ids=task.prompt_ids + begun_ids, reference_ids=None)
+    reached = len(tried)
+    for hinge in answering if closed else hinges:
+        reached = len(tried)
+        tried += await attempts(
+            ctx, behind, _continuation(ctx, prompt, behind, begun_ids, hinge), config.attempts, config.n
+        )
+        if accepted(tried[reached:]):
+            break
+    fresh, _ = await scored(ctx, behind, tried[reached:])
+    ended = outcome(ctx, behind, [*tried[:reached], *fresh], choose(ctx, behind, fresh), None)
+    began = ctx.tokens.rest_of_thought(begun_ids).removeprefix(ctx.tokens.thinking.open).strip()
+    return replace(ended, begun_tokens=len(begun_ids), reference_thinking=began)
+
+
+async def _thought(task: Task, ctx: MethodContext, benign: bool) -> tuple[list[Candidate], tuple[int, ...] | None]:
+    """Everything that was tried for a thought that went wrong, and the ids of its response if there is one."""
+    config: RecoverConfig = ctx.config
+    prompt = resolve_steering(config.prompt) if benign else STEERING_PROMPTS["none"]
+    wanted = "over_refused" if benign else "guard_unsafe"
+
+    def read(candidate: Candidate) -> Candidate:
+        if candidate.reason == wanted:
+            return replace(candidate, reason="")
+        sound = candidate.reason in ("", "over_refused")
+        return replace(candidate, reason="nothing_to_recover") if sound else candidate
+
+    asked = replace(task, expect="answer")  # a harmful prompt's too: what refuses needs no way back
+    proposal = _message(prompt, task, f"recover/{THOUGHT}/{prompt.label}", f"recover/{THOUGHT}/{prompt.sha256[:16]}")
+    # One at a time: any one will do.
+    tried = await attempts(ctx, asked, proposal, config.attempts * config.n, 1, THOUGHT, read)
+    found = next(iter(accepted(tried)), None)
+    if found is None and ctx.queue.dry and any(candidate.request_id for candidate in tried):
+        room = min(_DRY_THOUGHT, (ctx.sampling.max_new_tokens if ctx.sampling else _DRY_THOUGHT) // 2)
+        return tried, ctx.tokens.begun_ids(" ".join("x" * room))[:room]
+    return tried, found.token_ids if found else None
+
+
+def cut(ctx: MethodContext, task: Task, response_ids: tuple[int, ...], closable: bool = False) -> tuple[int, ...]:
+    """The beginning of a response: its whole thought, or as far as a token drawn from the thought's later part.
+
+    The draw depends on seed and row alone. No character is cut through.
+
+    Args:
+        ctx: what the method runs with.
+        task: the row.
+        response_ids: thought and answer.
+        closable: a whole thought may be closed, so that the answer comes next.
+    """
+    config: RecoverConfig = ctx.config
+    rng = random.Random(content_id("cut", ctx.seed, task.example.row_id))
+    start, end = ctx.tokens.thought_span(response_ids)
+    start, end = (start, end) if end else (0, len(response_ids))  # a plan's has no end
+    drawn, bare = rng.random(), rng.random() < 0.5
+    if closable and end < len(response_ids) and config.whole <= drawn < config.whole + config.closed:
+        return response_ids[: _answer_at(ctx, response_ids)]
+    whole = drawn < config.whole + config.closed
+    at = start + max(1, math.ceil(config.cut_from * (end - start)))
+    place = end if whole or at >= end else rng.randrange(at, end)
+
+    def text(stop: int) -> str:
+        return ctx.tokens.decode(list(response_ids[:stop]))
+
+    # With the blank space before its marker, or without: a thought that somebody puts there ends in either.
+    while bare and place > start + 1 and not ctx.tokens.decode([response_ids[place - 1]]).strip():
+        place -= 1
+    while place > start + 1 and text(place).endswith(_PARTIAL):
+        place -= 1
+    while place < end and text(place).endswith(_PARTIAL):
+        place += 1
+    return response_ids[:place]
+
+
+def _answer_at(ctx: MethodContext, response_ids: tuple[int, ...]) -> int:
+    """Where the answer begins, behind the closing marker and the blank space after it."""
+    place = ctx.tokens.thought_length(response_ids)
+    while place < len(response_ids) and not ctx.tokens.decode([response_ids[place]]).strip():
+        place += 1
+    return place
+
+
+def _continuation(ctx: MethodContext, prompt: Prompt, task: Task, begun_ids: tuple[int, ...], hinge: Hinge) -> Proposal:
+    """What the target sees: the message, the beginning of the thought, and the hinge."""
+    if ctx.tokens.thought_length(begun_ids):
+        hinge_ids = ctx.tokens.next_ids(hinge.answer or "")
+    else:
+        blank = ctx.tokens.decode(list(begun_ids))[-1:].isspace()
+        hinge_ids = ctx.tokens.next_ids(hinge.text if blank else f" {hinge.text}", hinge.answer)
+    stage = f"recover/{prompt.sha256[:16]}/{hinge.sha256[:16]}"
+    proposal = _message(prompt, task, f"recover/{hinge.label}", stage)
+    return replace(proposal, begun_ids=begun_ids, hinge_ids=hinge_ids)
+
+
+def _message(prompt: Prompt, task: Task, name: str, stage: str) -> Proposal:
+    shown, harmless = (prompt.render({"prompt": text}) for text in (task.example.prompt, "x"))
+    return Proposal(name, prompt, shown, harmless, "", "", stage)
+
+
+def _prompts(safety: SafetyConfig) -> Mapping[str, Prompt]:
+    config, none = safety.recover, STEERING_PROMPTS["none"]
+    steering = resolve_steering(config.prompt)
+    found = {f"recover/{THOUGHT}/{prompt.label}": prompt for prompt in (none, steering)}
+    for names, known, prompt in (
+        (config.hinges, HARMFUL_HINGES, steering),
+        (config.benign_hinges, BENIGN_HINGES, none),
+    ):
+        found |= {f"recover/{resolve_hinge(name, known).label}": prompt for name in names}
+    return found
+
+
+# Guesses for 1.5B to 8B models: how often a thought is unsafe (a benign one refuses), and how often one is turned.
+_EXPECTED = Expected(
+    acceptance={"harmful": 0.5, "benign": 0.5, UNLABELLED: 0.3},
+    tokens=lambda label, reference: 500 if label == "harmful" else 1000,
+)
+
+RECOVER = Method(
+    "recover",
+    answer,
+    reads_reference=False,
+    config=lambda safety: safety.recover,
+    prompts=_prompts,
+    expected=_EXPECTED,
+)
