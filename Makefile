@@ -60,8 +60,12 @@ TOKENIZERS := .tokenizers
 $(TOKENIZERS)/.brought: | $(STAMP)
 	$(BIN)/python tests/support/bring_tokenizers.py $(TOKENIZERS)
 	touch $@
+# Likewise a small real language model, 95 MB.
+$(TOKENIZERS)/.brought_model: | $(STAMP)
+	$(BIN)/python tests/support/bring_smollm2.py $(TOKENIZERS)
+	touch $@
 
-test: lint $(WITH_VLLM) $(TOKENIZERS)/.brought
+test: lint $(WITH_VLLM) $(TOKENIZERS)/.brought $(TOKENIZERS)/.brought_model
 	$(USE_VLLM) AXOLOTL_SAFETY_REAL_MODELS=$(CURDIR)/$(TOKENIZERS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	UNLESS_INSTALLED=0 $(MAKE) test-other-end
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from attention import use_grouped_attention
 from protocol import LoadError
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -65,6 +66,8 @@ def load(spec: dict[str, Any]) -> Loaded:
     quantization = _quantization(spec.get("quantization"), device)
     # Straight onto the GPU, without a copy of the whole model in main memory; a CPU needs no dispatching.
     placement = {"device_map": {"": device}} if device.type != "cpu" or quantization else {}
+    if device.type == "cpu":
+        use_grouped_attention()
     options: dict[str, Any] = {
         "revision": spec.get("revision"),
         "dtype": _dtype(spec.get("dtype") or "auto", device),

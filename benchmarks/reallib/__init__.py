@@ -1,0 +1,1 @@
+"""What `real_model.py` is made of."""
