@@ -98,8 +98,7 @@ def agreement(lab: Laboratory, results: fair.Results, methods: Sequence[str], sh
     every, pairs = results.all(), []
     for method in methods:
         key = searched(results, method, 100, shapes).key
-        base, judge = lab.base(key.base), lab.judge(key.base, "dev")
-        theirs = fair_agree.axolotl_run(key, base, judge, lab.folder(key), every[key]["steps"])
+        theirs = fair_agree.axolotl_run(key, lab.base(key.base), lab.folder(key), every[key]["steps"])
         pairs.append((key, every[key], theirs))
     return fair_agree.markdown(pairs)
 

@@ -23,7 +23,7 @@ from labkit.data_files import read_jsonl, write_data  # noqa: E402
 from labkit.evaluation import load_split  # noqa: E402
 from labkit.models import load_model  # noqa: E402
 from labkit.tokenizer import END, chat_text, encode  # noqa: E402
-from lablib import fair, fair_table, loop  # noqa: E402
+from lablib import fair, fair_agree, fair_table, loop  # noqa: E402
 from lablib.bases import LAB, base_folder  # noqa: E402
 
 KEY = fair.Key("vanilla", 100, "r16", 1e-3, 0, "shipped")
@@ -217,3 +217,11 @@ def test_batches_take_every_row_once_an_epoch():
     first, second = next(stream), next(stream)
     assert sorted(first + second, key=lambda item: item.prompt) == rows
     assert first + second != rows and random.Random(1).sample(rows, 32) == first + second
+
+
+def test_agreement_is_shown_setting_by_setting():
+    pairs = [(KEY, {"usable_step": 40, "loss_at_usable": 1.6}, {"usable_step": None, "loss_at_usable": None})]
+    last = fair_agree.markdown(pairs).splitlines()[-1]
+    assert last == "| vanilla | r16 at 0.001 | 40 | 1.6 | not reached | not reached |"
+    axolotl = loop.SHAPES["r1_up"].axolotl
+    assert (axolotl["lora_r"], axolotl["lora_alpha"], axolotl["lora_target_modules"]) == (1, 2, ["up_proj"])

@@ -79,12 +79,14 @@ def test_the_two_warm_ups_differ_in_the_solutions_alone(tmp_path):
 
 
 def test_the_judge_reads_what_the_warm_up_teaches():
+    from axolotl_safety.commands.evaluate.sets import KNOWN
     from axolotl_safety.data.math_answers import JUDGES
 
+    assert KNOWN["reasoning", "GSM8K"].judge == steps.JUDGE
     row = rows.solved(problem(9), TEMPLATE, "9 and 9")
     answer = row["response"].partition("</think>")[2]
     assert JUDGES[steps.JUDGE](answer, problem(9)["answer"]) and not JUDGES[steps.JUDGE](answer, problem(8)["answer"])
-    # Why it is not GSM8K's own: lm-eval's last number is the "$." behind the box.
+    # Why it is not lm-eval's: the last number is the "$." behind the box.
     assert not JUDGES["flexible"](answer, problem(9)["answer"])
 
 

@@ -127,7 +127,7 @@ _SETS = (
         prompt_fields=("question",),
         answer_fields=("answer",),
         template=_BOXED,
-        judge="flexible",
+        judge="marked",  # not lm-eval's flexible-extract: behind "$\\boxed{18}$." its last "number" is "$."
     ),
     EvalSet(
         "MATH-500",
