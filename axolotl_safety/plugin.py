@@ -167,12 +167,9 @@ class SafetyPlugin(BasePlugin):
         if not names_us(cfg) or sys.exception() is not None:
             return
         from axolotl_safety.commands.evaluate.after_training import evaluate_after_training
-        from axolotl_safety.commands.report.page import try_report
-        from axolotl_safety.config.section import section
 
-        safety = section(cfg)
-        if self._run and safety.stop is not None and int(os.environ.get("RANK", "0")) == 0:
-            try_report(Path(safety.work_dir), self._run)
+        if self._run and int(os.environ.get("RANK", "0")) == 0:
+            _report_on_stop(cfg, self._run)
         evaluate_after_training(cfg)
 
     def post_lora_merge(self, cfg: DictDefault, adapter_path: str, output_path: str) -> None:
@@ -182,6 +179,15 @@ class SafetyPlugin(BasePlugin):
         from axolotl_safety.commands.report.merges import note_merge
 
         note_merge(cfg, adapter_path, output_path)
+
+
+def _report_on_stop(cfg: DictDefault, run: str) -> None:
+    from axolotl_safety.commands.report.page import try_report
+    from axolotl_safety.config.section import section
+
+    safety = section(cfg)
+    if safety.stop is not None:
+        try_report(Path(safety.work_dir), run)
 
 
 def _kl_settings(cfg: DictDefault) -> KLConfig | None:
