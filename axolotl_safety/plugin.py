@@ -141,9 +141,12 @@ class SafetyPlugin(BasePlugin):
 
     def add_callbacks_post_trainer(self, cfg: DictDefault, trainer: Any) -> list[Any]:
         """What ends training where it is enough; nothing where ``safety.stop`` is not set, or no stage was walked."""
+        if not self._run:  # only what names us has one
+            return []
         from axolotl_safety.config.section import section, template_kwargs
 
-        if not self._run or not names_us(cfg) or section(cfg).stop is None:
+        safety = section(cfg)
+        if safety.stop is None:
             return []
         from axolotl.loaders import load_tokenizer
 
@@ -152,7 +155,6 @@ class SafetyPlugin(BasePlugin):
         from axolotl_safety.data.tokenizer import TargetTokenizer
         from axolotl_safety.methods.stop.callback import StopWhenEnough
 
-        safety = section(cfg)
         found = Development.read(Path(safety.work_dir) / of_run(DEVELOPMENT, self._run))
         values = template_kwargs(cfg, safety)
         tokens = TargetTokenizer(load_tokenizer(cfg), found.stop_token_ids, safety.think, values)

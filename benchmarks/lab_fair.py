@@ -33,6 +33,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "examples" / "lab"), str(HERE.paren
 from lablib import fair, fair_agree, fair_table  # noqa: E402
 from lablib.bases import BASES, base_folder  # noqa: E402
 from lablib.loop import SHAPES  # noqa: E402
+from lablib.options import listed  # noqa: E402
 from lablib.training import preload  # noqa: E402
 
 LORA = tuple(name for name, shape in SHAPES.items() if shape.rank is not None)
@@ -121,18 +122,6 @@ def searched(results: fair.Results, method: str, share: int, shapes: Sequence[st
     return fair.choose(found)
 
 
-def names(known: Sequence[str]) -> Any:
-    """A callback for comma-separated names."""
-
-    def split(_: click.Context, __: click.Parameter, value: str) -> list[str]:
-        found = [name.strip() for name in value.split(",") if name.strip()]
-        if unknown := [name for name in found if name not in known]:
-            raise click.BadParameter(f"unknown {', '.join(unknown)}; known are {', '.join(known)}")
-        return found
-
-    return split
-
-
 def shares(_: click.Context, __: click.Parameter, value: str) -> list[int]:
     """Comma-separated percentages."""
     try:
@@ -150,8 +139,8 @@ def shares(_: click.Context, __: click.Parameter, value: str) -> list[int]:
 @click.option("--seeds", default=5, show_default=True)
 @click.option("--first-seed", default=0, show_default=True)
 @click.option("--share", "wanted", callback=shares, default="0,100", show_default=True, help="Percentages.")
-@click.option("--methods", callback=names(tuple(fair.SOURCES)), default=",".join(fair.SOURCES), show_default=True)
-@click.option("--shapes", callback=names(tuple(SHAPES)), default=",".join(LORA), show_default=True)
+@click.option("--methods", callback=listed(tuple(fair.SOURCES)), default=",".join(fair.SOURCES), show_default=True)
+@click.option("--shapes", callback=listed(tuple(SHAPES)), default=",".join(LORA), show_default=True)
 @click.option("--steps", default=400, show_default=True, type=click.IntRange(min=fair.EVERY))
 @click.option("--bases", type=click.Path(path_type=Path), default=HERE.parent / "outputs" / "lab_bases")
 @click.option("--work", type=click.Path(path_type=Path), default=HERE.parent / "outputs" / "lab_fair")

@@ -26,6 +26,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "examples" / "lab"), str(HERE.paren
 from lablib import figures  # noqa: E402
 from lablib.bases import LAB  # noqa: E402
 from lablib.methods import METHODS, Config, config_of  # noqa: E402
+from lablib.options import listed  # noqa: E402
 from lablib.training import axolotl_train, in_child, preload  # noqa: E402
 
 RATES = (1e-3, 1e-2, 1e-4)
@@ -117,17 +118,17 @@ def _mean(members: list[dict[str, Any]], key: str) -> float:
 @click.command()
 @click.option("--seeds", default=2, show_default=True)
 @click.option("--first-seed", default=0, show_default=True)
-@click.option("--methods", default=",".join(NAMES), show_default=True, help="Comma-separated.")
+@click.option("--methods", callback=listed(NAMES), default=",".join(NAMES), show_default=True, help="Comma-separated.")
 @click.option("--work", type=click.Path(path_type=Path), default=HERE.parent / "outputs" / "lab_stop")
 @click.option("--json", "target", default="-", show_default=True, help="Where the JSON goes.")
-def main(seeds: int, first_seed: int, methods: str, work: Path, target: str) -> None:
+def main(seeds: int, first_seed: int, methods: list[str], work: Path, target: str) -> None:
     """Train the whole grid, print the table in markdown, and write one line of JSON."""
     work = work.absolute()
     preload()
     runs = []
     for seed in range(first_seed, first_seed + seeds):
         for rate in RATES:
-            for name in methods.split(","):
+            for name in methods:
                 for stops in (True, False):
                     runs.append(one_run(name, rate, seed, stops, work))
                     click.echo({key: runs[-1][key] for key in ("method", "learning_rate", "seed", "stop", "usable",

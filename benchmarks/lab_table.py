@@ -40,6 +40,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "examples" / "lab"), str(HERE.paren
 from lablib import figures, summary  # noqa: E402
 from lablib.bases import BASES, base_folder, base_number  # noqa: E402
 from lablib.methods import GRADED, METHODS, Method, config_of  # noqa: E402
+from lablib.options import listed  # noqa: E402
 from lablib.training import axolotl_train, in_child, preload  # noqa: E402
 
 EVERY = 10  # steps between checkpoints
@@ -197,13 +198,7 @@ def alone(work: Path) -> Iterator[None]:
         yield
 
 
-def names_of(_: click.Context, __: click.Parameter, value: str) -> list[str]:
-    """The methods asked for."""
-    names = [name.strip() for name in value.split(",") if name.strip()]
-    known = ("base", *METHODS)
-    if unknown := [name for name in names if name not in known]:
-        raise click.BadParameter(f"unknown {', '.join(unknown)}; known are {', '.join(known)}")
-    return names
+names_of = listed(("base", *METHODS))
 
 
 def grid_of(_: click.Context, __: click.Parameter, value: str | None) -> list[tuple[float, int]]:

@@ -34,6 +34,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from lablib.figures import keep, kept  # noqa: E402
+from lablib.options import listed  # noqa: E402
 from lablib.training import preload  # noqa: E402
 from reallib import arms, steps, summary  # noqa: E402
 from reallib.recipes import ARMS  # noqa: E402
@@ -49,18 +50,6 @@ def size_options(command: Callable[..., Any]) -> Callable[..., Any]:
         flag = {"is_flag": True} if one.type == "bool" else {"type": type(one.default)}
         command = click.option(name, default=one.default, show_default=True, **flag)(command)
     return command
-
-
-def listed(known: Sequence[str]) -> Callable[..., list[str]]:
-    """A callback that reads a comma-separated list of known words."""
-
-    def read(_: click.Context, __: click.Parameter, value: str) -> list[str]:
-        names = [name.strip() for name in value.split(",") if name.strip()]
-        if unknown := [name for name in names if name not in known]:
-            raise click.BadParameter(f"unknown {', '.join(unknown)}; known are {', '.join(known)}")
-        return names
-
-    return read
 
 
 def checked_sizes(out: Path, sizes: Sizes) -> None:

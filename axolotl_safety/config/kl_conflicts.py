@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from axolotl_safety.util.errors import ConfigError
 
 from . import KLConfig
+from .sharding import refuse_sharding
 
 _ALONE = "Leave it out, or train without safety.kl."
 _SHARDED = (
@@ -31,7 +30,6 @@ _REFUSED = {
     "fsdp": _SHARDED,
     "fsdp_config": _SHARDED,
 }
-PARALLEL = ("context_parallel_size", "sequence_parallel_degree", "tensor_parallel_size", "expert_parallel_size")
 
 
 def check_kl(cfg: Any, kl: KLConfig, ours: bool) -> None:
@@ -49,13 +47,7 @@ def check_kl(cfg: Any, kl: KLConfig, ours: bool) -> None:
     for key, way_out in _REFUSED.items():
         if cfg.get(key) and cfg.get(key) != "auto":
             raise ConfigError(f"safety.kl does not work with {key}: {cfg.get(key)!r}. {way_out}")
-    degrees = {key: cfg.get(key) for key in PARALLEL}
-    degrees["context_parallel.size"] = (cfg.get("context_parallel") or {}).get("size")
-    for key, degree in degrees.items():
-        if (degree or 1) > 1:
-            raise ConfigError(f"safety.kl does not work with {key}: {degree!r}. {_SHARDED}")
-    if zero_stage(cfg.get("deepspeed")) == 3:
-        raise ConfigError(f"safety.kl does not work with DeepSpeed ZeRO-3 ({cfg.get('deepspeed')!r}). {_SHARDED}")
+    refuse_sharding(cfg, "safety.kl", _SHARDED)
     _check_reference(cfg, kl)
 
 
@@ -80,15 +72,3 @@ def _check_reference(cfg: Any, kl: KLConfig) -> None:
             f"safety.kl: adapters that start as {start!r} change the weights below them, so the model without its "
             f"adapter is not the one that training starts from. {way_out}"
         )
-
-
-def zero_stage(deepspeed: Any) -> int | None:
-    """The ZeRO stage of Axolotl's ``deepspeed:`` (a mapping, or the path of a JSON file), None if it cannot be read."""
-    if isinstance(deepspeed, (str, Path)) and deepspeed:
-        try:
-            deepspeed = json.loads(Path(deepspeed).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return 3 if "zero3" in Path(deepspeed).name.lower() else None  # Axolotl says what is wrong with the file
-    if not hasattr(deepspeed, "get"):
-        return None
-    return (deepspeed.get("zero_optimization") or {}).get("stage")

@@ -6,7 +6,7 @@ from typing import Any
 
 from axolotl_safety.util.errors import ConfigError
 
-from .kl_conflicts import PARALLEL, zero_stage
+from .sharding import refuse_sharding
 
 _SHARDED = (
     "The weights are sharded then, and no rank can decode by itself. Use DDP or DeepSpeed ZeRO-1/2 (QLoRA fits more "
@@ -44,10 +44,4 @@ def check_stop(cfg: Any, ours: bool) -> None:
             "would go unnoticed. Add an entry of type axolotl_safety.thinksafe, axolotl_safety.dgr or "
             "axolotl_safety.vanilla."
         )
-    degrees = {key: cfg.get(key) for key in PARALLEL}
-    degrees["context_parallel.size"] = (cfg.get("context_parallel") or {}).get("size")
-    for key, degree in degrees.items():
-        if (degree or 1) > 1:
-            raise ConfigError(f"safety.stop does not work with {key}: {degree!r}. {_SHARDED}")
-    if zero_stage(cfg.get("deepspeed")) == 3:
-        raise ConfigError(f"safety.stop does not work with DeepSpeed ZeRO-3 ({cfg.get('deepspeed')!r}). {_SHARDED}")
+    refuse_sharding(cfg, "safety.stop", _SHARDED)

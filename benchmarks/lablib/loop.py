@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from labkit.training import Example, weighted_loss
 from torch import nn
 
 BATCH = 16
@@ -74,17 +75,11 @@ class Row:
 
 
 def loss_of(model: nn.Module, rows: Sequence[Row]) -> torch.Tensor:
-    """Cross-entropy per response token; padding stands on the right, so a causal model ignores it."""
-    width = max(len(row.prompt) + len(row.response) for row in rows)
-    ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
-    kept_BT = torch.zeros(len(rows), width, dtype=torch.bool)
-    for at, row in enumerate(rows):
-        start, end = len(row.prompt), len(row.prompt) + len(row.response)
-        ids_BT[at, :end] = torch.tensor(row.prompt + row.response)
-        kept_BT[at, start:end] = True
-    hidden_BTH = model.model(input_ids=ids_BT).last_hidden_state[:, :-1]
-    kept_BT, wanted_BT = kept_BT[:, 1:], ids_BT[:, 1:]
-    return nn.functional.cross_entropy(model.lm_head(hidden_BTH[kept_BT]), wanted_BT[kept_BT])
+    """Cross-entropy per response token."""
+    return weighted_loss(
+        model,
+        [Example(row.prompt + row.response, (0.0,) * len(row.prompt) + (1.0,) * len(row.response)) for row in rows],
+    )
 
 
 def batches(rows: Sequence[Row], seed: int) -> Iterator[list[Row]]:
