@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,9 @@ from .training import axolotl_preprocess, in_child
 
 EVERY = 10  # steps between judged checkpoints
 SMALL_LOSS = 2.0  # points of reasoning that a usable setting may lose to count for a method's width
+NEVER = 100.0  # points that a setting without a usable checkpoint is short of at least
+FINALISTS = 3  # settings per method and share that a search draws again
+DRAWS = 3  # how often, the first time included
 FIRST = 24  # prompts asked before the rest of a set: most checkpoints fail by them
 
 # What the table calls a method, and the entry of METHODS whose data stage makes its rows, both halves.
@@ -265,26 +267,58 @@ def good_at_end(found: Figures) -> bool:
     return found["end"]["usable"] and found["end"]["loss"] <= SMALL_LOSS
 
 
-def choose(found: dict[Key, Figures]) -> Choice:
-    """The setting with the smallest loss at its first usable checkpoint; at a tie one that is good at the end too.
+def shortfall(run: Figures) -> float:
+    """Points that a searched setting is short of what is wanted: its loss at the first usable checkpoint.
 
-    A setting that never becomes usable comes after all that do; among those the one whose refusals end nearest to
-    usable.
+    A setting that never became usable is ``NEVER`` points short, and what it lacks at its end besides.
+    """
+    if run["usable_step"] is not None:
+        return run["loss_at_usable"]
+    refusals = [*run["end"]["refusals"], 0.0, 0.0][:3]
+    return NEVER + 200 - refusals[0] - refusals[1] + refusals[2] + run["end"]["loss"]
+
+
+def first_draws(found: Mapping[Key, Figures]) -> dict[Key, Figures]:
+    """The runs of a search with the lowest seed, which is the one that every setting has."""
+    lowest = min(key.seed for key in found)
+    return {key: run for key, run in found.items() if key.seed == lowest}
+
+
+def finalists(found: Mapping[Key, Figures]) -> list[Key]:
+    """The settings of a grid that are worth other draws: those that fall short least together with their neighbours.
+
+    One draw of one setting is noise of several points, so a setting in the middle of a good region is preferred to a
+    lucky one: its shortfall is averaged with those of the next lower and the next higher rate of its shape.
 
     Args:
-        found: the searched settings of one method and share.
+        found: the searched settings of one method and share; those of the first seed count.
     """
+    found = first_draws(found)
+
+    def order(key: Key) -> tuple[float, float]:
+        rates = sorted(other.rate for other in found if other.shape == key.shape)
+        near = rates[max(0, rates.index(key.rate) - 1) : rates.index(key.rate) + 2]
+        short = [shortfall(run) for other, run in found.items() if other.shape == key.shape and other.rate in near]
+        return sum(short) / len(short), key.rate
+
+    return sorted(found, key=order)[:FINALISTS]
+
+
+def choose(found: Mapping[Key, Figures]) -> Choice:
+    """The finalist that falls short least over all its draws; at a tie the one that is good at the end more often.
+
+    Args:
+        found: the searched settings of one method and share: a grid with one seed, its finalists with others.
+    """
+    tried = first_draws(found).values()
 
     def order(key: Key) -> tuple[float, ...]:
-        run = found[key]
-        if run["usable_step"] is None:
-            refusals = [*run["end"]["refusals"], 0.0, 0.0][:3]
-            return math.inf, 200 - refusals[0] - refusals[1] + refusals[2] + run["end"]["loss"], 0, key.rate
-        return run["loss_at_usable"], not good_at_end(run), run["usable_step"], key.rate
+        runs = [run for other, run in found.items() if other.setting == key.setting]
+        short = sum(map(shortfall, runs)) / len(runs)
+        return short, -sum(map(good_at_end, runs)), key.rate
 
-    return Choice(
-        min(found, key=order), len(found), sum(map(good, found.values())), sum(map(good_at_end, found.values()))
-    )
+    best = min(finalists(found), key=order)
+    return Choice(best, len(tried), sum(map(good, tried)), sum(map(good_at_end, tried)))
 
 
 def grid(method: str, share: int, shapes: Sequence[str]) -> list[Key]:

@@ -27,8 +27,9 @@ def search_row(choice: Choice) -> Line:
 def row(method: str, share: int, choice: Choice, found: Mapping[Key, Figures]) -> Line:
     """One method and share over its seeds.
 
-    Rates are means in percent over the checkpoints read; ``loss_at_usable`` and ``steps_to_usable`` are over the runs
-    that became usable, ``reached`` of them.
+    Rates and ``loss`` are means over the checkpoints read: the first usable one of each run, or its last where none
+    was; ``loss_at_usable``, ``second_task_loss`` and ``steps_to_usable`` are over the runs that became usable,
+    ``reached`` of them.
     """
     runs = list(found.values())
     reached = [run for run in runs if run["usable"]]
@@ -37,6 +38,7 @@ def row(method: str, share: int, choice: Choice, found: Mapping[Key, Figures]) -
     for rate in ("refusal_seen", "refusal_unseen", "over_refusal"):
         line |= spread(rate, [run[rate] for run in runs])
     line |= spread("steps_to_usable", [run["steps"] for run in reached])
+    line |= loss("loss", [lost_of(run, "math") for run in runs])
     line |= loss("loss_at_usable", [lost_of(run, "math") for run in reached])
     tasks = [run for run in reached if "lost_sorting" in run]
     return line | loss("second_task_loss", [lost_of(run, "sorting") for run in tasks])
@@ -62,7 +64,7 @@ def search_markdown(rows: Sequence[Line]) -> str:
 def markdown(rows: Sequence[Line]) -> str:
     """Losses, steps and refusals at the first usable checkpoint."""
     heads = ["benign share", "method", "setting", "settings usable", "runs usable", "steps", "refusal seen", "unseen"]
-    heads += ["over-refusal", "reasoning lost [95 %]", "second task lost [95 %]"]
+    heads += ["over-refusal", "reasoning lost, all runs", "usable runs [95 %]", "second task lost [95 %]"]
     lines = []
     for line in rows:
         cells = [f"{line['share']} %", line["method"]]
@@ -70,5 +72,6 @@ def markdown(rows: Sequence[Line]) -> str:
         cells += [f"{line['usable_share_of_grid']:.0f} %", f"{line['reached']} of {line['n']}"]
         cells += [shown(line, "steps_to_usable", 0)]
         cells += [shown(line, rate) for rate in ("refusal_seen", "refusal_unseen", "over_refusal")]
+        cells.append(shown(line, "loss"))
         lines.append([*cells, shown_loss(line, "loss_at_usable"), shown_loss(line, "second_task_loss")])
     return table(heads, lines)

@@ -7,6 +7,7 @@ import json
 import random
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import click
 import pytest
@@ -23,7 +24,7 @@ from labkit.data_files import read_jsonl, write_data  # noqa: E402
 from labkit.evaluation import load_split  # noqa: E402
 from labkit.models import load_model  # noqa: E402
 from labkit.tokenizer import END, chat_text, encode  # noqa: E402
-from lablib import fair, fair_agree, fair_table, loop  # noqa: E402
+from lablib import fair, fair_agree, fair_figure, fair_table, loop  # noqa: E402
 from lablib.bases import LAB, base_folder  # noqa: E402
 
 KEY = fair.Key("vanilla", 100, "r16", 1e-3, 0, "shipped")
@@ -58,22 +59,34 @@ def test_results_are_kept_one_by_one_and_found_by_their_key(tmp_path):
     }
 
 
-def test_the_setting_that_loses_least_is_chosen_and_one_that_lasts_breaks_a_tie():
-    rates = (1e-3, 2e-3, 3e-3, 4e-3)
-    keys = [fair.Key("dgr", 100, "r1", rate, 0, "shipped") for rate in rates]
-    found = dict(
-        zip(
-            keys,
-            [searched(None, None, False), searched(20, 0.4, False), searched(60, 0.4), searched(10, 2.5)],
-            strict=True,
-        )
-    )
-    assert fair.choose(found) == fair.Choice(keys[2], 4, 2, 2)
+def setting(rate, seed=0, shape="r1"):
+    return fair.Key("dgr", 100, shape, rate, seed, "shipped")
+
+
+def test_the_middle_of_a_good_region_is_drawn_again_before_a_lucky_setting_beside_a_bad_one():
+    found = {setting(rate): searched(20, loss) for rate, loss in ((1, 1.0), (2, 1.2), (3, 1.4), (4, 9.0))}
+    found |= {setting(1, shape="r16"): searched(None, None, False), setting(2, shape="r16"): searched(10, 0.0)}
+    assert fair.finalists(found) == [setting(1), setting(2), setting(3)]
+    later = {setting(1, seed=1, shape="r16"): searched(10, 0.0)}
+    assert fair.finalists(found | later) == [setting(1), setting(2), setting(3)]
+
+
+def test_the_finalist_that_loses_least_over_its_draws_is_chosen_and_one_that_lasts_breaks_a_tie():
+    losses = {1: (0.0, 4.0, 4.0), 2: (1.0, 1.0, 1.0), 3: (1.0, 2.0, 0.0)}
     found = {
-        keys[0]: searched(None, None, False, 0.0, (40.0,)),
-        keys[1]: searched(None, None, False, 1.0, (96.0, 90.0)),
+        setting(rate, seed): searched(20, loss, end_usable=(rate, seed) != (2, 2))
+        for rate, drawn in losses.items()
+        for seed, loss in enumerate(drawn)
     }
-    assert fair.choose(found) == fair.Choice(keys[1], 2, 0, 0)
+    found[setting(4)] = searched(None, None, False)
+    assert fair.choose(found) == fair.Choice(setting(3), 4, 3, 3)
+
+
+def test_a_setting_that_never_became_usable_comes_last_and_the_nearest_of_those_first():
+    far, near = searched(None, None, False, 0.0, (40.0,)), searched(None, None, False, 1.0, (96.0, 90.0))
+    assert fair.shortfall(far) == 260.0 and fair.shortfall(near) == 115.0
+    assert fair.shortfall(searched(20, 60.0)) == 60.0
+    assert fair.choose({setting(1, shape="r1"): far, setting(1, shape="r16"): near}).key.shape == "r16"
 
 
 class Scripted(fair.Judge):
@@ -162,6 +175,7 @@ def test_a_row_of_the_table_counts_the_runs_that_became_usable():
     assert (line["n"], line["reached"], line["seeds"]) == (3, 2, [0, 1, 2])
     assert line["usable_share_of_grid"] == 25.0
     assert (line["loss_at_usable"], line["second_task_loss"]) == (25.0, 37.5)
+    assert line["loss"] == pytest.approx(50.0)
     assert (line["steps_to_usable"], line["over_refusal"]) == (50, 1.0)
     assert "| 100 % | vanilla | r16 at 0.001 | 25 % | 2 of 3 | 50 ± 14 |" in fair_table.markdown([line])
 
@@ -225,3 +239,24 @@ def test_agreement_is_shown_setting_by_setting():
     assert last == "| vanilla | r16 at 0.001 | 40 | 1.6 | not reached | not reached |"
     axolotl = loop.SHAPES["r1_up"].axolotl
     assert (axolotl["lora_r"], axolotl["lora_alpha"], axolotl["lora_target_modules"]) == (1, 2, ["up_proj"])
+
+
+def test_the_figure_has_a_line_per_method_and_leaves_out_what_was_not_reached():
+    def line(method, share, reached, steps):
+        figures = {"over_refusal": 3.0, "over_refusal_sd": 1.0, "loss": -0.4, "loss_sd": None}
+        figures |= {"steps_to_usable": steps, "steps_to_usable_sd": None}
+        return figures | {"method": method, "share": share, "reached": reached, "n": 5}
+
+    rows = [
+        line("dgr", 0, 0, None),
+        line("dgr", 100, 5, 60.0),
+        line("vanilla", 0, 0, None),
+        line("vanilla", 100, 1, 170),
+    ]
+    root = ElementTree.fromstring(fair_figure.picture(rows))
+    space = "{http://www.w3.org/2000/svg}"
+    panels = root.findall(f"{space}g")
+    lines = [[path.get("points").split() for path in panel.findall(f"{space}polyline")] for panel in panels]
+    assert [[len(points) for points in panel] for panel in lines] == [[2, 2], [2, 2], [2, 2], [1, 1]]
+    said = " ".join(root.itertext())
+    assert "steps until usable" in said and "ThinkSafe" not in said
