@@ -141,7 +141,14 @@ def scene(tmp_path_factory, models):
         for place, thing in enumerate(things.split(","))
     ]
     files = {"dgr": tiny.write_rows(root / "direct.jsonl", direct)}
-    files["thinksafe"] = files["recover"] = tiny.write_rows(root / "chain.jsonl", chain)
+    files["thinksafe"] = tiny.write_rows(root / "chain.jsonl", chain)
+    # Of few rows none may need a second hinge, or every one: what is said hangs on the versions of the libraries.
+    coloured = [
+        row | {"instruction": row["instruction"].replace("the ", f"the {colour} ")}
+        for colour in ("red", "blue", "grey", "pale")
+        for row in chain
+    ]
+    files["recover"] = tiny.write_rows(root / "coloured.jsonl", coloured)
     model = models("qwen3")
     other = tiny.make_model(root / "other", seed=5)
     sums = [{"question": f"Sum case {n}?", "other": f"Case {n}: what now?", "answer": str(n)} for n in range(3)]
