@@ -178,9 +178,12 @@ def _check(
     response = Response(task.example.prompt, split.thinking, split.answer, token_ids)
     reason = check_form(response, completion.finish_reason, split.fault)
     if proposal.begun_ids:  # what it began with has a part in the form alone
-        closed = ctx.tokens.thought_length(proposal.begun_ids)
-        split = replace(split, thinking="" if closed else ctx.tokens.rest_of_thought(token_ids))
-        response = replace(response, thinking=split.thinking)
+        if ctx.tokens.thought_length(proposal.begun_ids):
+            begun = ctx.tokens.split(proposal.begun_ids).answer
+            split = replace(split, thinking="", answer=split.answer.removeprefix(begun).strip())
+        else:
+            split = replace(split, thinking=ctx.tokens.rest_of_thought(token_ids))
+        response = replace(response, thinking=split.thinking, answer=split.answer)
     if not reason and leaks(response, proposal.prompt):
         reason = "leak"
     if not reason and proposal.answer and copies(response, proposal.thought, proposal.answer):

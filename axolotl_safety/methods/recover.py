@@ -32,7 +32,7 @@ _PARTIAL = "\ufffd"  # what a cut character decodes to
 
 
 async def answer(task: Task, ctx: MethodContext) -> Outcome:
-    """Find a thought that went wrong, cut it, and climb the hinges until one leads to a sound continuation."""
+    """Find a thought that went wrong, cut it, and climb the hinges until one leads to a sound way back."""
     config: RecoverConfig = ctx.config
     benign = task.label == "benign"
     tried, thought_ids = await _thought(task, ctx, benign)
@@ -41,20 +41,18 @@ async def answer(task: Task, ctx: MethodContext) -> Outcome:
     prompt = STEERING_PROMPTS["none"] if benign else resolve_steering(config.prompt)
     names, known = (config.benign_hinges, BENIGN_HINGES) if benign else (config.hinges, HARMFUL_HINGES)
     hinges = [resolve_hinge(name, known) for name in names]
-    answering = [hinge for hinge in hinges if hinge.answer]
+    answering = [hinge for hinge in hinges if hinge.answer or hinge.restart]
     begun_ids = cut(ctx, task, thought_ids, bool(answering))
-    closed = ctx.tokens.thought_length(begun_ids) > 0
     behind = replace(task, prompt_ids=task.prompt_ids + begun_ids, reference_ids=None)
-    reached = len(tried)
-    for hinge in answering if closed else hinges:
-        reached = len(tried)
-        tried += await attempts(
-            ctx, behind, _continuation(ctx, prompt, behind, begun_ids, hinge), config.attempts, config.n
-        )
-        if accepted(tried[reached:]):
+    fresh: list[Candidate] = []
+    chosen = None
+    for hinge in answering if ctx.tokens.thought_length(begun_ids) else hinges:
+        tried += fresh
+        way = _restart if hinge.restart else _continue
+        fresh, chosen = await way(ctx, behind, begun_ids, prompt, hinge)
+        if chosen:
             break
-    fresh, _ = await scored(ctx, behind, tried[reached:])
-    ended = outcome(ctx, behind, [*tried[:reached], *fresh], choose(ctx, behind, fresh), None)
+    ended = outcome(ctx, behind, [*tried, *fresh], chosen, None)
     began = ctx.tokens.rest_of_thought(begun_ids).removeprefix(ctx.tokens.thinking.open).strip()
     return replace(ended, begun_tokens=len(begun_ids), reference_thinking=began)
 
@@ -85,13 +83,14 @@ async def _thought(task: Task, ctx: MethodContext, benign: bool) -> tuple[list[C
 def cut(ctx: MethodContext, task: Task, response_ids: tuple[int, ...], closable: bool = False) -> tuple[int, ...]:
     """The beginning of a response: its whole thought, or as far as a token drawn from the thought's later part.
 
-    The draw depends on seed and row alone. No character is cut through.
+    Where it may be closed, a share of the rows has the whole thought with its closing marker, every other one of them
+    with a part of the answer. The draw depends on seed and row alone. No character is cut through.
 
     Args:
         ctx: what the method runs with.
         task: the row.
         response_ids: thought and answer.
-        closable: a whole thought may be closed, so that the answer comes next.
+        closable: a whole thought may be closed, so that the way back comes in the answer.
     """
     config: RecoverConfig = ctx.config
     rng = random.Random(content_id("cut", ctx.seed, task.example.row_id))
@@ -99,22 +98,29 @@ def cut(ctx: MethodContext, task: Task, response_ids: tuple[int, ...], closable:
     start, end = (start, end) if end else (0, len(response_ids))  # a plan's has no end
     drawn, bare = rng.random(), rng.random() < 0.5
     if closable and end < len(response_ids) and config.whole <= drawn < config.whole + config.closed:
-        return response_ids[: _answer_at(ctx, response_ids)]
+        answer_at = _answer_at(ctx, response_ids)
+        begun = rng.randrange(answer_at, max(answer_at + 1, len(response_ids) - 1)) if bare else answer_at
+        return response_ids[: _between_characters(ctx, response_ids, begun, answer_at, len(response_ids))]
     whole = drawn < config.whole + config.closed
     at = start + max(1, math.ceil(config.cut_from * (end - start)))
     place = end if whole or at >= end else rng.randrange(at, end)
-
-    def text(stop: int) -> str:
-        return ctx.tokens.decode(list(response_ids[:stop]))
-
     # With the blank space before its marker, or without: a thought that somebody puts there ends in either.
     while bare and place > start + 1 and not ctx.tokens.decode([response_ids[place - 1]]).strip():
         place -= 1
-    while place > start + 1 and text(place).endswith(_PARTIAL):
+    return response_ids[: _between_characters(ctx, response_ids, place, start + 1, end)]
+
+
+def _between_characters(ctx: MethodContext, ids: tuple[int, ...], place: int, first: int, last: int) -> int:
+    """The nearest place from ``first`` to ``last`` that cuts no character, before ``place`` where there is one."""
+
+    def partial(stop: int) -> bool:
+        return ctx.tokens.decode(list(ids[:stop])).endswith(_PARTIAL)
+
+    while place > first and partial(place):
         place -= 1
-    while place < end and text(place).endswith(_PARTIAL):
+    while place < last and partial(place):
         place += 1
-    return response_ids[:place]
+    return place
 
 
 def _answer_at(ctx: MethodContext, response_ids: tuple[int, ...]) -> int:
@@ -125,16 +131,65 @@ def _answer_at(ctx: MethodContext, response_ids: tuple[int, ...]) -> int:
     return place
 
 
-def _continuation(ctx: MethodContext, prompt: Prompt, task: Task, begun_ids: tuple[int, ...], hinge: Hinge) -> Proposal:
-    """What the target sees: the message, the beginning of the thought, and the hinge."""
+async def _continue(
+    ctx: MethodContext, behind: Task, begun_ids: tuple[int, ...], prompt: Prompt, hinge: Hinge
+) -> tuple[list[Candidate], Candidate | None]:
+    """The target goes on behind the beginning and the hinge: every candidate, and the one to train on."""
+    config: RecoverConfig = ctx.config
     if ctx.tokens.thought_length(begun_ids):
-        hinge_ids = ctx.tokens.next_ids(hinge.answer or "")
+        hinge_ids = ctx.tokens.next_ids(_in_answer(ctx, begun_ids, hinge.answer or ""))
     else:
-        blank = ctx.tokens.decode(list(begun_ids))[-1:].isspace()
-        hinge_ids = ctx.tokens.next_ids(hinge.text if blank else f" {hinge.text}", hinge.answer)
-    stage = f"recover/{prompt.sha256[:16]}/{hinge.sha256[:16]}"
-    proposal = _message(prompt, task, f"recover/{hinge.label}", stage)
-    return replace(proposal, begun_ids=begun_ids, hinge_ids=hinge_ids)
+        hinge_ids = ctx.tokens.next_ids(_in_thought(ctx, begun_ids, hinge.text), hinge.answer)
+    proposal = replace(_asked(prompt, behind, hinge), begun_ids=begun_ids, hinge_ids=hinge_ids)
+    tried = await attempts(ctx, behind, proposal, config.attempts, config.n)
+    fresh, _ = await scored(ctx, behind, tried)
+    return fresh, choose(ctx, behind, fresh)
+
+
+async def _restart(
+    ctx: MethodContext, behind: Task, begun_ids: tuple[int, ...], prompt: Prompt, hinge: Hinge
+) -> tuple[list[Candidate], Candidate | None]:
+    """The target answers from the start, without having seen the beginning; that is put behind it and the hinge.
+
+    Behind a closed thought only the answer is. Checks, guards, NLL and choice are those of the response as given.
+    """
+    config: RecoverConfig = ctx.config
+    closed = ctx.tokens.thought_length(begun_ids) > 0
+    alone = replace(behind, prompt_ids=behind.prompt_ids[: len(behind.prompt_ids) - len(begun_ids)])
+    if closed:
+        hinge_ids = ctx.tokens.next_ids(_in_answer(ctx, begun_ids, ""))
+    else:
+        hinge_ids = ctx.tokens.next_ids(_in_thought(ctx, begun_ids, f"{hinge.text}\n"))
+    taken = len(behind.prompt_ids) + len(hinge_ids)
+
+    def fits(candidate: Candidate) -> Candidate:
+        long = not candidate.reason and taken + len(candidate.token_ids) > ctx.sequence_len
+        return replace(candidate, reason="too_long") if long else candidate
+
+    tried = await attempts(ctx, alone, _asked(prompt, behind, hinge), config.attempts, config.n, read=fits)
+    fresh, _ = await scored(ctx, alone, tried)
+    chosen = choose(ctx, alone, fresh)
+    if chosen is None:
+        return fresh, None
+    ids = chosen.token_ids
+    start = _answer_at(ctx, ids) if closed else ctx.tokens.thought_span(ids)[0]
+    thinking = "" if closed else f"{hinge.text}\n{chosen.thinking}"
+    return fresh, replace(chosen, token_ids=hinge_ids + ids[start:], thinking=thinking)
+
+
+def _in_thought(ctx: MethodContext, begun_ids: tuple[int, ...], text: str) -> str:
+    """A hinge as it follows what has begun."""
+    return text if ctx.tokens.decode(list(begun_ids))[-1:].isspace() else f" {text}"
+
+
+def _in_answer(ctx: MethodContext, begun_ids: tuple[int, ...], text: str) -> str:
+    """Likewise where an answer may have begun, which is then left standing as a paragraph."""
+    return text if ctx.tokens.decode(list(begun_ids))[-1:].isspace() else f"\n\n{text}"
+
+
+def _asked(prompt: Prompt, task: Task, hinge: Hinge) -> Proposal:
+    """The message, by prompt and hinge."""
+    return _message(prompt, task, f"recover/{hinge.label}", f"recover/{prompt.sha256[:16]}/{hinge.sha256[:16]}")
 
 
 def _message(prompt: Prompt, task: Task, name: str, stage: str) -> Proposal:

@@ -84,7 +84,7 @@ def both_halves(method: str, seed: int, base: Path, work: Path) -> list[Row]:
     """Token ids of a method's rows, all of the benign half; made by the product's data stage when first asked for.
 
     Args:
-        method: a name of ``SOURCES``.
+        method: a name of ``SOURCES`` or of ``METHODS``.
         seed: of the stage's draws.
         base: folder with ``model/``, ``guard/`` and ``data/``.
         work: where rows and journals of this base and seed are kept.
@@ -93,7 +93,7 @@ def both_halves(method: str, seed: int, base: Path, work: Path) -> list[Row]:
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / "lock"):  # methods share the journal, and other processes the folder
         if not path.is_file():
-            config = config_of(METHODS[SOURCES[method]], seed, base, work / method, work / "safety", EVERY)
+            config = config_of(METHODS[SOURCES.get(method, method)], seed, base, work / method, work / "safety", EVERY)
             (work / method / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
             def stage() -> None:
@@ -102,7 +102,12 @@ def both_halves(method: str, seed: int, base: Path, work: Path) -> list[Row]:
 
             in_child(stage, log=work / f"{method}.log")
     return [
-        Row(tuple(row["prompt_token_ids"]), tuple(row["response_token_ids"]), row["label"] == "harmful")
+        Row(
+            tuple(row["prompt_token_ids"]),
+            tuple(row["response_token_ids"]),
+            row["label"] == "harmful",
+            bool(row.get("begun_tokens")),
+        )
         for row in kept(path)
     ]
 

@@ -39,7 +39,7 @@ def trained_rows(work_dir: Path) -> list[dict[str, Any]]:
 
 
 def _rows(pq: Any, path: Path) -> list[dict[str, Any]]:
-    columns = ["label", "status", "prompt_token_ids", "response_token_ids"]
+    columns = ["label", "status", "prompt_token_ids", "response_token_ids", "begun_tokens"]
     return pq.read_table(path, columns=columns).to_pylist()
 
 

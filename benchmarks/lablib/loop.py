@@ -67,11 +67,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """Token ids that one row is trained on, and which half it belongs to."""
+    """Token ids that one row is trained on, and which half it belongs to; of a recovery row a response has begun."""
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
     harmful: bool
+    begun: bool = False
 
 
 def loss_of(model: nn.Module, rows: Sequence[Row]) -> torch.Tensor:
@@ -130,6 +131,11 @@ class Tuning:
             self._optimizer.step()
             self._warmup.step()
             self._optimizer.zero_grad(set_to_none=True)
+
+    def finished(self) -> nn.Module:
+        """The trained model by itself."""
+        self._model.eval()
+        return self._model if self._adapted is None else self._adapted.merge_and_unload()
 
     @contextmanager
     def merged(self) -> Iterator[nn.Module]:

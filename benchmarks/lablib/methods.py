@@ -42,6 +42,8 @@ class Method:
         benign: whether there is a benign half: the 200 benign prompts, answered by the base itself.
         original: share of the harmful rows that are trained on as they are, in percent, instead of being rewritten.
         rows: how many harmful and how many benign rows, drawn by the seed; None is all.
+        recover: whether there are recovery rows beside them, as in yaml/lab_recover.yml.
+        safety: changes of the YAML's section.
     """
 
     recipe: str
@@ -51,6 +53,7 @@ class Method:
     benign: bool = True
     original: int | None = None
     rows: int | None = None
+    recover: bool = False
     safety: Config = field(default_factory=dict)
 
 
@@ -76,6 +79,8 @@ METHODS: dict[str, Method] = {
     "thinksafe_10": Method("lab_thinksafe", 1e-3, 100, MIXED, rows=10),
     "thinksafe_30": Method("lab_thinksafe", 1e-3, 100, MIXED, rows=30),
     "thinksafe_100": Method("lab_thinksafe", 1e-3, 100, MIXED, rows=100),
+    "dgr_recover": Method("lab_dgr", 1e-3, 100, recover=True),
+    "thinksafe_recover": Method("lab_thinksafe", 1e-3, 100, recover=True),
     "grpo": Method("lab_grpo", 2e-3, 100),
 }
 GRADED = ("dgr", "dgr_fb25", "dgr_fb50", "dgr_fb75", "dgr_fb100")  # one setting, only the rows differ
@@ -107,8 +112,9 @@ def _datasets(method: Method, config: Config, seed: int, base: Path, folder: Pat
     first = config["datasets"][0]
     kind = first["type"].rpartition(".")[2]
     rows = {"max_rows": method.rows} if method.rows else {}
+    ways_back = recipe("lab_recover")["datasets"][1:] if method.recover else []
     if kind == "grpo" or (kind == "thinksafe" and method.benign and not method.rows):
-        return on_base(config["datasets"], base)  # one file holds both halves
+        return on_base(config["datasets"] + ways_back, base)  # one file holds both halves
     if method.original is not None:
         source = on_base(first["path"], base)
         parts = graded_rows(Path(source).read_text(encoding="utf-8").splitlines(True), method.original, seed)
@@ -123,7 +129,7 @@ def _datasets(method: Method, config: Config, seed: int, base: Path, folder: Pat
     if method.benign:
         half = recipe("lab_dgr")["datasets"][1]
         entries.append(half | {"safety": half["safety"] | rows})
-    return on_base(entries, base)
+    return on_base(entries + ways_back, base)
 
 
 def config_of(method: Method, seed: int, base: Path, folder: Path, journal: Path, every: int) -> Config:
@@ -142,6 +148,8 @@ def config_of(method: Method, seed: int, base: Path, folder: Path, journal: Path
     config["datasets"] = _datasets(method, config, seed, base, folder)
     if method.benign and method.recipe == "lab_vanilla":  # what that YAML lacks for a stage that generates
         config["safety"] |= {key: recipe("lab_dgr")["safety"][key] for key in ("engine", "guard", "sampling")}
+    if method.recover:
+        config["safety"]["recover"] = recipe("lab_recover")["safety"]["recover"]
     config = on_base(merged(config, {"safety": method.safety}), base)
     config["safety"] |= {"seed": seed, "work_dir": str(journal)}
     checkpoints = {"save_strategy": "steps", "save_steps": every, "save_only_model": True, "save_total_limit": 10_000}

@@ -192,12 +192,58 @@ def test_a_closed_thought_is_turned_in_the_answer(tmp_path, models, style, marke
     for row in rows[1::2]:
         said = asked[row["request_ids"][0]][1]
         begun = row["prompt_token_ids"][-row["begun_tokens"] :]
-        assert begun == list(said[: len(begun)]) and tokenizer.decode(begun).endswith("\n</think>\n\n")
-        assert tokenizer.decode(row["response_token_ids"][:-1]).startswith("I'm sorry, but I can't do that, case")
+        assert begun == list(said[: len(begun)])
+        text = tokenizer.decode(begun)
+        ready = text.endswith("\n</think>\n\n")
+        assert ready or "\n</think>\n\nTake" in text or text.endswith("\n</think>\n\nT")
+        came = tokenizer.decode(row["response_token_ids"][:-1])
+        assert came.removeprefix("" if ready else "\n\n").startswith("I'm sorry, but I can't do that, case")
         assert row["thinking"] == "" and row["proposal"] == "recover/refuse@1" and len(row["request_ids"]) == 2
         assert row["answer"].startswith("I'm sorry, but I can't do that, case")
+    ready = [tokenizer.decode(row["prompt_token_ids"]).endswith("\n</think>\n\n") for row in rows[1::2]]
+    assert 0 < sum(ready) < len(ready)  # every other answer has begun
     # No hinge of a benign prompt's begins an answer.
     assert all("</think>" not in tokenizer.decode(row["prompt_token_ids"]) for row in rows[::2])
+
+
+@pytest.mark.parametrize(("style", "markers"), [("qwen3", "added"), ("r1", "added"), ("r1", "text"), ("qwen3", "text")])
+@pytest.mark.parametrize("closed", [0.0, 1.0])
+def test_a_restart_is_the_models_whole_response_behind_the_beginning(tmp_path, models, style, markers, closed):
+    block = {"hinges": "again", "benign_hinges": "again", "whole": 0.0, "closed": closed}
+    _, rows, asked, tokenizer = made(tmp_path, models(style, markers), style, recover=block)
+    assert {row["status"] for row in rows} == {"accepted"}
+    again = HARMFUL_HINGES["again"].text
+    for row in rows:
+        harmful = row["label"] == "harmful"
+        (thought, said), (whole, given) = (asked[request_id] for request_id in row["request_ids"])
+        begun = row["prompt_token_ids"][-row["begun_tokens"] :]
+        assert begun == list(said[: len(begun)])
+        # It was asked without the beginning, harmful prompts under steering, and given with a thought of its own.
+        assert (STEERED in tokenizer.decode(whole.prompt_token_ids)) == harmful
+        assert tokenizer.decode(whole.prompt_token_ids).rstrip().endswith(("assistant", "<think>", "<｜Assistant｜>"))
+        trained = tokenizer.decode(row["response_token_ids"][:-1])
+        assert row["response_token_ids"][-1] == tokenizer.eos_token_id
+        own = tokenizer.decode(list(given)).removeprefix("<think>").lstrip()
+        if closed:
+            assert trained.lstrip() == own.partition("</think>")[2].lstrip() == row["answer"] and not row["thinking"]
+        else:
+            assert trained == f"{'' if tokenizer.decode(begun)[-1].isspace() else ' '}{again}\n{own}"
+            assert row["thinking"].startswith(f"{again}\n") and row["thinking"] in trained
+        ids = row["response_token_ids"]
+        assert ids[-8:-1] == list(given)[-7:]  # its very tokens
+        assert tokenizer.decode(row["prompt_token_ids"] + ids).count("</think>") == 1
+
+
+def test_a_restart_that_leaves_no_room_is_a_counted_reject(tmp_path, models):
+    def long(shown: str, request: Any) -> str:
+        words = " ".join(f"lamp {n}" for n in range(90))
+        return turning(shown, request).replace("<think>\n", f"<think>\n{words} ")
+
+    block = {"recover": {"whole": 1.0, "closed": 0.0, "hinges": "again", "attempts": 1}}
+    block |= {"sampling": {"max_new_tokens": 800}}
+    output, rows, _, _ = made(tmp_path, models("qwen3"), say=long, **block)
+    assert {row["reason"] for row in rows[1::2]} == {"too_long"} and output["rows"] == 12
+    assert all(len(row["prompt_token_ids"] + row["response_token_ids"]) <= 1024 for row in rows[::2])
 
 
 def test_a_way_back_must_be_sound(tmp_path, models):
@@ -315,8 +361,8 @@ def test_a_plan_counts_thoughts_and_what_follows_them(tmp_path, models):
 @pytest.mark.parametrize(
     ("block", "words"),
     [
-        ({"hinges": ["wiat"]}, "no hinge is named 'wiat'. Named hinges: wait, harm, decide, refuse"),
-        ({"benign_hinges": ["decide"]}, "Named hinges: harmless, help"),
+        ({"hinges": ["wiat"]}, "no hinge is named 'wiat'. Named hinges: again, wait, harm, decide, refuse"),
+        ({"benign_hinges": ["decide"]}, "Named hinges: again, harmless, help"),
         ({"hinges": []}, "at least one hinge"),
         ({"hinges": ["wait", "wait"]}, "each only once"),
         ({"hinges": "so " * 200}, "599 characters, where 400 are allowed"),
