@@ -2,8 +2,7 @@
 
     python benchmarks/lab_push.py --seeds 5 --json -
 
-Every method trains on the same prompts with its benign half, at one setting that was chosen on the shipped base's
-development split, in the loop of `lab_fair.py`. The result is read on the test split of another base (seed s on base
+Every method trains on the same prompts with its benign half, at one setting, in the loop of `lab_fair.py`. The result is read on the test split of another base (seed s on base
 s mod 3): harmful prompts of seen and of unseen categories and benign ones, plain and under every push of
 `lablib/push.py`. A prefill is the beginning of the base's own greedy thought of that prompt, which goes on to comply;
 training cut other thoughts at other places. Openings and wrappers are those of `safety.eval.attacks`, which no row of
@@ -47,17 +46,17 @@ class Arm:
 
     source: str | None
     setting: Setting = Setting("r16", 1e-3)
-    steps: int = 100
+    steps: int = 200
 
 
-# Chosen on the development split of the shipped base; see docs/push.md.
 ARMS = {
     "base": Arm(None, steps=0),
-    "vanilla": Arm("vanilla_benign", steps=170),
+    "vanilla": Arm("vanilla_benign"),
     "dgr": Arm("dgr"),
     "thinksafe": Arm("thinksafe"),
     "dgr_recover": Arm("dgr_recover"),
     "thinksafe_recover": Arm("thinksafe_recover"),
+    "thinksafe_continue": Arm("thinksafe_continue"),
 }
 SHOWN = ("plain", "prefill 8", "prefill 24", "prefill whole")
 GROUPS = ("opening", "wrapped")

@@ -111,20 +111,20 @@ class RecoverConfig(Strict):
         "and towards a benign prompt's thought that refuses",
     )
     hinges: tuple[str, ...] = Field(
-        ("decide", "refuse"),
+        ("again",),
         description="what is put behind a harmful prompt's thought, tried in order: names or literal texts",
     )
     benign_hinges: tuple[str, ...] = Field(
-        ("harmless", "help"), description="likewise behind a benign prompt's thought that refused"
+        ("again",), description="likewise behind a benign prompt's thought that refused"
     )
     whole: float = Field(0.35, ge=0, le=1, description="share of the rows that keep the whole thought")
     closed: float = Field(
-        0.3, ge=0, le=1, description="share whose whole thought is closed too, so that a hinge's answer comes next"
+        0.3, ge=0, le=1, description="share whose whole thought is closed, every other one with a part of the answer"
     )
     cut_from: float = Field(
         0.5, ge=0, lt=1, description="the others are cut at a token drawn behind this share of the thought"
     )
-    attempts: int = Field(3, ge=1, description="attempts for a thought, and per hinge for a continuation")
+    attempts: int = Field(3, ge=1, description="attempts for a thought, and per hinge for a way back")
     n: int = Field(1, ge=1, description="candidates per attempt")
     sampling: SamplingConfig = SamplingConfig()
 

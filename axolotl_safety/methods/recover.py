@@ -1,12 +1,13 @@
 """Recovery rows: behind the target's own thought that went wrong, cut somewhere, its own way back.
 
-A harmful prompt is answered as it is; a thought whose response the guard calls unsafe is cut, a hinge is put behind it,
-and the target goes on from there under steering. A benign prompt is steered instead; a thought that refused is cut, and
-the target goes on without steering. The row is raw prompt and cut thought, both masked, then hinge and continuation,
-trained. RECAP (arXiv 2510.00938) trains behind such prefixes by reinforcement, with other models' thoughts.
+A harmful prompt is answered as it is; a thought whose response the guard calls unsafe is cut, and a hinge is put behind
+it. Then comes a whole response of the target's own, given under steering without a sight of that thought (a hinge that
+starts anew), or the target goes on from there under steering. A benign prompt is steered instead; a thought that refused
+is cut, and the way back is made without steering. The row is raw prompt and cut thought, both masked, then hinge and way
+back, trained. RECAP (arXiv 2510.00938) trains behind such prefixes by reinforcement, with other models' thoughts.
 
-Checks and guards read hinge and continuation, which are what is trained. What stands before is unsafe by choice: a
-guard that reads it too rejects every late cut.
+Checks and guards read what is trained, and where the target starts anew its response as given. What stands before is
+unsafe by choice: a guard that reads it too rejects every late cut.
 """
 
 from __future__ import annotations

@@ -57,6 +57,8 @@ class Method:
     safety: Config = field(default_factory=dict)
 
 
+# Hinges behind which the model goes on, for thoughts of harmful prompts and for thoughts that refused a benign one.
+GOING_ON = {"hinges": ["decide", "refuse"], "benign_hinges": ["harmless", "help"], "n": 4}
 # Learning rate and steps: chosen on the development split of the shipped base by the rule in lab_table.py.
 METHODS: dict[str, Method] = {
     "vanilla": Method("lab_vanilla", 1e-3, 80, benign=False),
@@ -81,6 +83,7 @@ METHODS: dict[str, Method] = {
     "thinksafe_100": Method("lab_thinksafe", 1e-3, 100, MIXED, rows=100),
     "dgr_recover": Method("lab_dgr", 1e-3, 100, recover=True),
     "thinksafe_recover": Method("lab_thinksafe", 1e-3, 100, recover=True),
+    "thinksafe_continue": Method("lab_thinksafe", 1e-3, 100, recover=True, safety={"recover": GOING_ON}),
     "grpo": Method("lab_grpo", 2e-3, 100),
 }
 GRADED = ("dgr", "dgr_fb25", "dgr_fb50", "dgr_fb75", "dgr_fb100")  # one setting, only the rows differ

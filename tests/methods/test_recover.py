@@ -53,7 +53,8 @@ def made(tmp_path, model, style="qwen3", say=turning, rows=None, **safety):
         return said
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    safety["recover"] = {"closed": 0.0} | safety.get("recover", {})
+    going_on = {"closed": 0.0, "hinges": ["decide", "refuse"], "benign_hinges": ["harmless", "help"]}
+    safety["recover"] = going_on | safety.get("recover", {})
     rows = safechain_rows(24) if rows is None else rows
     cfg = config(tmp_path, model, rows, method="recover", top={"sequence_len": 1024}, **safety)
     output = run_stage(cfg, make_engine=scripted_by_prompt(model, answer))[0]

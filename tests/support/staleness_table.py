@@ -55,6 +55,7 @@ DGR, THINKSAFE, RECOVER = ("dgr",), ("thinksafe",), ("recover",)
 HELD = {"stop": {"prompts": 2}}  # rows are left out of training; limits and pace change none of that
 ONE_TRY = {"guard": {"model": "builtin"}, "recover": {"attempts": 1}}  # a thought that went wrong is guard_unsafe
 ONE_HINGE = ONE_TRY | {"recover": {"attempts": 1, "hinges": "decide", "benign_hinges": "help"}}
+TWO_HINGES = ONE_TRY | {"recover": {"attempts": 1, "closed": 0.0, "hinges": ["decide", "refuse"]}}
 ONCE = {"dgr": {"retries": 0}, "thinksafe": {"attempts": 1}}  # what a guard rejects is not tried again
 OWN = ONCE | {"guard": {"family": "custom", "verdict": READ, "prompt": TEXT}}
 TOLD = ONCE | {"guard": {"family": "custom", "verdict": READ, "messages": ROLES}}
@@ -169,7 +170,7 @@ KEYS: dict[str, list[Key]] = {
     "RecoverConfig.prompt": [Key({"recover": {"prompt": "risk"}}, PARTLY, ONE_TRY, RECOVER)],
     "RecoverConfig.hinges": [
         Key({"recover": {"hinges": ["harm"]}}, PARTLY, ONE_TRY, RECOVER),
-        Key({"recover": {"hinges": ["decide"]}}, FEWER, ONE_TRY | {"recover": {"attempts": 1, "closed": 0.0}}, RECOVER),
+        Key({"recover": {"hinges": ["decide"]}}, FEWER, TWO_HINGES, RECOVER),
     ],
     "RecoverConfig.benign_hinges": [Key({"recover": {"benign_hinges": ["help"]}}, PARTLY, ONE_TRY, RECOVER)],
     "RecoverConfig.whole": [Key({"recover": {"whole": 0.7}}, PARTLY, ONE_TRY, RECOVER)],

@@ -67,7 +67,7 @@ class Scenario:
                 "sampling": {"temperature": 0.7, "top_p": 1.0, "top_k": 0, "max_new_tokens": 96},
                 "dgr": {"n": 2, "retries": 1, "on_failure": "keep_original"},
                 "thinksafe": {"n": 2, "attempts": 1},
-                "recover": {"n": 2, "attempts": 3, "hinges": ["wait", "decide"]},
+                "recover": {"n": 2, "attempts": 3, "hinges": ["wait", "again"]},
             },
         }
 
