@@ -2,11 +2,11 @@
 
     python benchmarks/lab_push.py --seeds 5 --json -
 
-Every method trains on the same prompts with its benign half, at one setting, in the loop of `lab_fair.py`. The result is read on the test split of another base (seed s on base
-s mod 3): harmful prompts of seen and of unseen categories and benign ones, plain and under every push of
-`lablib/push.py`. A prefill is the beginning of the base's own greedy thought of that prompt, which goes on to comply;
-training cut other thoughts at other places. Openings and wrappers are those of `safety.eval.attacks`, which no row of
-training has seen.
+Every method trains on the same prompts with its benign half, at one setting, in the loop of `lab_fair.py`. The result
+is read on the test split of another base (seed s on base s mod 3): harmful prompts of seen and of unseen categories and
+benign ones, plain and under every push of `lablib/push.py`. A prefill is the beginning of the base's own greedy thought
+of that prompt, which goes on to comply; training cut other thoughts at other places. Openings and wrappers are those of
+`safety.eval.attacks`, which no row of training has seen.
 
 Results are kept under --results as lines of JSON, and not made again: kill it and run it again. Several processes may
 share the work (--methods, --first-seed).

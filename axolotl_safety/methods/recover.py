@@ -2,9 +2,10 @@
 
 A harmful prompt is answered as it is; a thought whose response the guard calls unsafe is cut, and a hinge is put behind
 it. Then comes a whole response of the target's own, given under steering without a sight of that thought (a hinge that
-starts anew), or the target goes on from there under steering. A benign prompt is steered instead; a thought that refused
-is cut, and the way back is made without steering. The row is raw prompt and cut thought, both masked, then hinge and way
-back, trained. RECAP (arXiv 2510.00938) trains behind such prefixes by reinforcement, with other models' thoughts.
+starts anew), or the target goes on from there under steering. A benign prompt is steered instead; a thought that
+refused is cut, and the way back is made without steering. The row is raw prompt and cut thought, both masked, then
+hinge and way back, trained. RECAP (arXiv 2510.00938) trains behind such prefixes by reinforcement, with other models'
+thoughts.
 
 Checks and guards read what is trained, and where the target starts anew its response as given. What stands before is
 unsafe by choice: a guard that reads it too rejects every late cut.
