@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,13 +116,3 @@ def thought_of(tokenizer: Any, response: Sequence[int]) -> Ids:
     while ids and not tokenizer.decode(ids[-1:]).strip():
         ids.pop()
     return tuple(ids)
-
-
-def cut_at(rng: random.Random, thought: Ids, whole: float) -> Ids:
-    """A thought, whole or as far as a token drawn from all of it."""
-    return thought if rng.random() < whole else thought[: rng.randrange(3, max(4, len(thought)))]
-
-
-def mean(refusals: Sequence[Mapping[str, float]], push: str) -> float:
-    """Of one push over runs."""
-    return sum(run[push] for run in refusals) / len(refusals)
