@@ -58,6 +58,7 @@ ARMS = {
     "thinksafe_recover": Arm("thinksafe_recover"),
     "thinksafe_continue": Arm("thinksafe_continue"),
 }
+PROMPTS = 50  # per set
 SHOWN = ("plain", "prefill 8", "prefill 24", "prefill whole")
 GROUPS = ("opening", "wrapped")
 
@@ -75,7 +76,7 @@ def one_run(name: str, seed: int, base: Path, work: Path) -> dict[str, Any]:
         tuning.advance(arm.steps)
         model = tuning.finished()
     judge = fair.Judge(base, "test")
-    refusals = push.Pushes(base, "test", 100).refusals(model)
+    refusals = push.Pushes(base, "test", PROMPTS).refusals(model)
     lost = "".join("+0-"[1 - gap] for gap in judge.lost(model, "math"))
     setting = {"shape": arm.setting.shape, "learning_rate": arm.setting.rate, "steps": arm.steps}
     counts = {"rows": len(rows), "begun": sum(row.begun for row in rows)}

@@ -13,7 +13,7 @@ from axolotl_safety.data.refusal.detector import is_refusal
 from .figures import HARMFUL_SETS
 
 PROMPTS = (*HARMFUL_SETS, "benign")
-CUTS: tuple[int | str, ...] = (4, 8, 16, 24, 32, WHOLE)
+CUTS: tuple[int | str, ...] = (8, 24, WHOLE)
 MAX_NEW_TOKENS = 160
 
 Ids = tuple[int, ...]
