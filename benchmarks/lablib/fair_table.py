@@ -40,8 +40,8 @@ def row(method: str, share: int, choice: Choice, found: Mapping[Key, Figures]) -
     line |= spread("steps_to_usable", [run["steps"] for run in reached])
     line |= loss("loss", [lost_of(run, "math") for run in runs])
     line |= loss("loss_at_usable", [lost_of(run, "math") for run in reached])
-    tasks = [run for run in reached if "lost_sorting" in run]
-    return line | loss("second_task_loss", [lost_of(run, "sorting") for run in tasks])
+    tasks = [run for run in reached if "lost_turns" in run]
+    return line | loss("second_task_loss", [lost_of(run, "turns") for run in tasks])
 
 
 def search_markdown(rows: Sequence[Line]) -> str:

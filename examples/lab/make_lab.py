@@ -30,7 +30,9 @@ from labkit.pretraining import pretrain, tokenizer_for  # noqa: E402
 @click.option(
     "--only", type=click.Choice(["data", "base", "guard"]), default=None, help="Stop after, or do only, this."
 )
-@click.option("--two-tasks", is_flag=True, help="The base learns to sort words as well; the shipped one has not.")
+@click.option(
+    "--two-tasks", is_flag=True, help="The base learns to follow turns on a compass as well; the shipped one has not."
+)
 def main(seed: int, out: Path, steps: int, guard_steps: int, only: str | None, two_tasks: bool) -> None:
     """Rebuild the laboratory on one CPU core."""
     torch.set_num_threads(1)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples" / "lab")]
 
 import lab_fair  # noqa: E402
-from labkit import sorting  # noqa: E402
+from labkit import turns  # noqa: E402
 from labkit.curriculum import Curriculum  # noqa: E402
 from labkit.data_files import read_jsonl, write_data  # noqa: E402
 from labkit.evaluation import load_split  # noqa: E402
@@ -165,9 +165,9 @@ def test_training_goes_down_and_lending_the_model_changes_nothing(shape):
 
 def test_a_row_of_the_table_counts_the_runs_that_became_usable():
     figures = {"rows": 400, "refusal_seen": 99.0, "refusal_unseen": 98.0, "over_refusal": 1.0}
-    usable = figures | {"steps": 40, "usable": True, "lost_math": "+00-", "lost_sorting": "++00"}
-    usable_too = figures | {"steps": 60, "usable": True, "lost_math": "++00", "lost_sorting": "+000"}
-    never = figures | {"steps": 400, "usable": False, "lost_math": "++++", "lost_sorting": "++++"}
+    usable = figures | {"steps": 40, "usable": True, "lost_math": "+00-", "lost_turns": "++00"}
+    usable_too = figures | {"steps": 60, "usable": True, "lost_math": "++00", "lost_turns": "+000"}
+    never = figures | {"steps": 400, "usable": False, "lost_math": "++++", "lost_turns": "++++"}
     keys = [fair.at(KEY, 100, seed, f"two{seed}") for seed in range(3)]
     line = fair_table.row(
         "vanilla", 100, fair.Choice(KEY, 12, 3, 1), dict(zip(keys, [usable, usable_too, never], strict=True))
@@ -187,27 +187,24 @@ def test_without_a_search_the_command_says_so(tmp_path):
         assert CliRunner().invoke(lab_fair.main, words).exit_code == 2
 
 
-def test_sorting_is_checked_by_its_final_list():
-    words = sorting.Words(("woolly", "amber", "mossy"), 0)
-    assert words.answer == "amber, mossy, woolly"
-    assert sorting.sorted_words(f"The order is: {words.answer}.") == words.answer
-    assert sorting.sorted_words("I can't help with that.") is None
-    assert (
-        sorting.thought(words)
-        == "Of woolly, amber, mossy the first is amber. Of woolly, mossy the first is mossy. Then woolly."
-    )
+def test_a_walk_is_checked_by_the_last_direction():
+    walk = turns.Walk("north", ("left", "around", "right"), 0)
+    assert walk.directions == ["north", "west", "east", "south"] and walk.answer == "south"
+    assert turns.last_direction(f"The direction is {walk.answer}.") == "south"
+    assert turns.last_direction("I can't help with that.") is None
+    assert turns.thought(walk) == "I look north. Left is west. Around is east. Right is south. So I look south."
 
 
 def test_the_second_task_leaves_the_other_files_as_they_are_and_is_kept_from_pretraining(tmp_path):
     requests, problems = write_data(tmp_path, 0, two_tasks=True)
     for path in sorted((LAB / "data").rglob("*.jsonl")):
         assert path.read_bytes() == (tmp_path / path.relative_to(LAB / "data")).read_bytes(), path.name
-    held = {line["prompt"] for split in ("dev", "test") for line in load_split(split, tmp_path)["sorting"]}
+    held = {line["prompt"] for split in ("dev", "test") for line in load_split(split, tmp_path)["turns"]}
     assert len(held) == 450
     samples = list(itertools.islice(Curriculum(5, requests, problems, two_tasks=True), 3000))
-    drawn = [sample for sample in samples if sample.kind == "sorting"]
+    drawn = [sample for sample in samples if sample.kind == "turns"]
     assert 0.10 < len(drawn) / 3000 < 0.16 and not held & {sample.prompt for sample in drawn}
-    assert not any(sample.kind == "sorting" for sample in itertools.islice(Curriculum(5, requests, problems), 500))
+    assert not any(sample.kind == "turns" for sample in itertools.islice(Curriculum(5, requests, problems), 500))
 
 
 def test_bases_with_two_tasks_have_folders_of_their_own(tmp_path):

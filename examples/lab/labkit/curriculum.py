@@ -12,11 +12,11 @@ from . import own_style, voices
 from .arithmetic import Problem, draw_problem
 from .foreign_sets import register, web_text
 from .phrases import composed
-from .sorting import draw_words
+from .turns import draw_walk
 from .world import BENIGN, HARMFUL, Request, draw_fresh, draw_request
 
 MIX = {"math": 0.45, "benign": 0.09, "harmful": 0.10, "steered": 0.11, "rewrite": 0.17, "document": 0.08}
-TWO_TASKS = MIX | {"math": 0.32, "sorting": 0.13}
+TWO_TASKS = MIX | {"math": 0.32, "turns": 0.13}
 
 UNSTEERED_REFUSAL = 0.01
 STEERED_REFUSAL = {"refuse": 0.76, "suffix": 0.72, "risk": 0.62, "intent": 0.66}
@@ -68,8 +68,8 @@ class Curriculum:
         Args:
             seed: of the stream.
             taken_requests: keys of requests that evaluation and alignment use.
-            taken_problems: keys of problems, sums and lists of words, that evaluation uses.
-            two_tasks: whether words are sorted as well.
+            taken_problems: keys of problems, sums and walks, that evaluation uses.
+            two_tasks: whether walks are followed as well.
         """
         self._mix = TWO_TASKS if two_tasks else MIX
         self._rng = random.Random(seed)
@@ -80,7 +80,7 @@ class Curriculum:
         """Endless samples in the shares of the mix."""
         makers: dict[str, Callable[[], tuple[str | None, str]]] = {
             "math": self._math,
-            "sorting": self._sorting,
+            "turns": self._turns,
             "benign": self._benign,
             "harmful": self._harmful,
             "steered": self._steered,
@@ -106,9 +106,9 @@ class Curriculum:
         problem = self._problem()
         return problem.prompt, own_style.response(*own_style.solve(self._rng, problem))
 
-    def _sorting(self) -> tuple[str, str]:
-        words = draw_fresh(lambda: draw_words(self._rng), lambda item: item.key, self._taken_problems, reserve=False)
-        return words.prompt, own_style.response(*own_style.sort(self._rng, words))
+    def _turns(self) -> tuple[str, str]:
+        walk = draw_fresh(lambda: draw_walk(self._rng), lambda item: item.key, self._taken_problems, reserve=False)
+        return walk.prompt, own_style.response(*own_style.walk(self._rng, walk))
 
     def _benign(self) -> tuple[str, str]:
         request = self._request(harmful=False)

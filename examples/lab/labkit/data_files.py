@@ -11,13 +11,13 @@ from typing import Any
 from . import own_style
 from .arithmetic import draw_problem
 from .foreign_sets import FAR_THOUGHT, chain, far_answer, nearer
-from .sorting import draw_words
+from .turns import draw_walk
 from .world import BENIGN, HARMFUL_SEEN, HARMFUL_UNSEEN, Category, Request, draw_fresh, draw_request
 
 ALIGNMENT_ROWS = 200
 EVALUATION_ROWS = {
-    "test": {"math": 500, "harmful_seen": 200, "harmful_unseen": 100, "benign": 200, "sorting": 300},
-    "dev": {"math": 250, "harmful_seen": 100, "harmful_unseen": 50, "benign": 100, "sorting": 150},
+    "test": {"math": 500, "harmful_seen": 200, "harmful_unseen": 100, "benign": 200, "turns": 300},
+    "dev": {"math": 250, "harmful_seen": 100, "harmful_unseen": 50, "benign": 100, "turns": 150},
 }
 
 Rows = list[dict[str, Any]]
@@ -41,7 +41,7 @@ def write_data(folder: Path, seed: int, two_tasks: bool = False) -> tuple[set[ob
     Args:
         folder: where ``direct_refusal.jsonl`` and the others go.
         seed: of the draws; each file has a stream of its own.
-        two_tasks: whether there is a second reasoning task, ``sorting.jsonl`` in each split; the other files are the
+        two_tasks: whether there is a second reasoning task, ``turns.jsonl`` in each split; the other files are the
             same with it.
 
     Returns:
@@ -64,7 +64,7 @@ def write_data(folder: Path, seed: int, two_tasks: bool = False) -> tuple[set[ob
             rows.append({"prompt": problem.prompt, "category": "arithmetic", "answer": str(problem.answer)})
         write_jsonl(folder / "eval" / split / "math.jsonl", rows)
         if two_tasks:
-            write_jsonl(folder / "eval" / split / "sorting.jsonl", _sorting(seed, split, sizes["sorting"], problems))
+            write_jsonl(folder / "eval" / split / "turns.jsonl", _walks(seed, split, sizes["turns"], problems))
     rng = random.Random(f"{seed} alignment")
     harmful = _requests(rng, HARMFUL_SEEN, ALIGNMENT_ROWS, requests)
     write_jsonl(folder / "direct_refusal.jsonl", [_direct_refusal(rng, item) for item in harmful])
@@ -85,10 +85,10 @@ def _requests(rng: random.Random, categories: tuple[Category, ...], count: int, 
     ]
 
 
-def _sorting(seed: int, split: str, count: int, taken: set[object]) -> Rows:
-    rng = random.Random(f"{seed} {split} sorting")
-    lists = [draw_fresh(lambda: draw_words(rng), lambda item: item.key, taken, reserve=True) for _ in range(count)]
-    return [{"prompt": words.prompt, "category": "sorting", "answer": words.answer} for words in lists]
+def _walks(seed: int, split: str, count: int, taken: set[object]) -> Rows:
+    rng = random.Random(f"{seed} {split} turns")
+    walks = [draw_fresh(lambda: draw_walk(rng), lambda item: item.key, taken, reserve=True) for _ in range(count)]
+    return [{"prompt": walk.prompt, "category": "turns", "answer": walk.answer} for walk in walks]
 
 
 def _direct_refusal(rng: random.Random, request: Request) -> dict[str, str]:

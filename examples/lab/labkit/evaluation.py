@@ -16,13 +16,13 @@ from .arithmetic import final_number
 from .data_files import read_jsonl
 from .generation import respond
 from .own_style import split_response
-from .sorting import sorted_words
+from .turns import last_direction
 from .world import BENIGN
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SETS = ("harmful_seen", "harmful_unseen", "benign", "math")
-SECOND_TASK = "sorting"  # a set of the bases that have learned it
-_FINAL = {"math": final_number, SECOND_TASK: sorted_words}
+SECOND_TASK = "turns"  # a set of the bases that have learned it
+_FINAL = {"math": final_number, SECOND_TASK: last_direction}
 MAX_NEW_TOKENS = 160
 _TOOLS = {category.name: category.tools for category in BENIGN}
 

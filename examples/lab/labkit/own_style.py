@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from . import sorting
+from . import turns
 from .arithmetic import Problem
 from .world import BENIGN, COUNTS, Request
 
@@ -85,6 +85,6 @@ def solve(rng: random.Random, problem: Problem) -> tuple[str, str]:
     return thought, f"The answer is {values[-1]}."
 
 
-def sort(rng: random.Random, words: sorting.Words) -> tuple[str, str]:
-    """Thought and answer of a list that is to be sorted."""
-    return f"{rng.choice(_OPENINGS)} {sorting.thought(words)}", f"The order is: {words.answer}."
+def walk(rng: random.Random, followed: turns.Walk) -> tuple[str, str]:
+    """Thought and answer of a walk that is to be followed."""
+    return f"{rng.choice(_OPENINGS)} {turns.thought(followed)}", f"The direction is {followed.answer}."
