@@ -293,7 +293,8 @@ def finalists(found: Mapping[Key, Figures]) -> list[Key]:
     """The settings of a grid that are worth other draws: those that fall short least together with their neighbours.
 
     One draw of one setting is noise of several points, so a setting in the middle of a good region is preferred to a
-    lucky one: its shortfall is averaged with those of the next lower and the next higher rate of its shape.
+    lucky one: what counts is the mean of its own shortfall and of that averaged over itself and the next lower and the
+    next higher rate of its shape.
 
     Args:
         found: the searched settings of one method and share; those of the first seed count.
@@ -304,7 +305,7 @@ def finalists(found: Mapping[Key, Figures]) -> list[Key]:
         rates = sorted(other.rate for other in found if other.shape == key.shape)
         near = rates[max(0, rates.index(key.rate) - 1) : rates.index(key.rate) + 2]
         short = [shortfall(run) for other, run in found.items() if other.shape == key.shape and other.rate in near]
-        return sum(short) / len(short), key.rate
+        return (shortfall(found[key]) + sum(short) / len(short)) / 2, key.rate
 
     return sorted(found, key=order)[:FINALISTS]
 
