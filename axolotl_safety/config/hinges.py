@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,8 @@ from types import MappingProxyType
 
 from .prompts import CUSTOM
 
+# Thai, Lao, Burmese, Khmer, kana and Chinese: a sentence without a blank is no mistyped name.
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 LONGEST = 400  # characters of a literal one: a sentence or two
 
 
@@ -74,7 +77,7 @@ def resolve_hinge(name_or_text: str, named: Mapping[str, Hinge]) -> Hinge:
     text = name_or_text.strip()
     if text in named:
         return named[text]
-    if len(text.split()) < 2:
+    if len(text.split()) < 2 and len(_UNSPACED.findall(text)) < 2:
         raise ValueError(
             f"no hinge is named {name_or_text!r}. Named hinges: {', '.join(named)}. A literal one has at least two "
             "words."

@@ -143,7 +143,7 @@ def _too_few(label: str, count: int, wanted: int, named: Collection[str]) -> str
     if named:
         return (
             f"safety.stop needs {wanted} {label} development prompts, and {', '.join(named)} hold {count} that can be "
-            f"asked. Add some, or set safety.stop: {{prompts: {max(count, 1)}}}."
+            "asked. Add some" + (f", or set safety.stop: {{prompts: {count}}}." if count else ".")
         )
     return (
         f"safety.stop needs {wanted} {label} development prompts, and only {count} can be held out: they are taken of "

@@ -56,7 +56,8 @@ async def answer(task: Task, ctx: MethodContext) -> Outcome:
             break
     ended = outcome(ctx, behind, [*tried, *fresh], chosen, None)
     began = ctx.tokens.rest_of_thought(begun_ids).removeprefix(ctx.tokens.thinking.open).strip()
-    return replace(ended, begun_tokens=len(begun_ids), reference_thinking=began)
+    said = ctx.tokens.split(begun_ids).answer
+    return replace(ended, begun_tokens=len(begun_ids), reference_thinking=began, reference_answer=said)
 
 
 async def _thought(task: Task, ctx: MethodContext, benign: bool) -> tuple[list[Candidate], tuple[int, ...] | None]:
@@ -162,10 +163,12 @@ async def _restart(
         hinge_ids = ctx.tokens.next_ids(_in_answer(ctx, begun_ids, ""))
     else:
         hinge_ids = ctx.tokens.next_ids(_in_thought(ctx, begun_ids, f"{hinge.text}\n"))
-    taken = len(behind.prompt_ids) + len(hinge_ids)
+
+    def joined(candidate: Candidate) -> tuple[int, ...]:
+        return hinge_ids + own_ids(ctx, candidate.token_ids, closed)
 
     def fits(candidate: Candidate) -> Candidate:
-        long = not candidate.reason and taken + len(candidate.token_ids) > ctx.sequence_len
+        long = not candidate.reason and len(behind.prompt_ids) + len(joined(candidate)) > ctx.sequence_len
         return replace(candidate, reason="too_long") if long else candidate
 
     tried = await attempts(ctx, alone, _asked(prompt, behind, hinge), config.attempts, config.n, read=fits)
@@ -173,10 +176,24 @@ async def _restart(
     chosen = choose(ctx, alone, fresh)
     if chosen is None:
         return fresh, None
-    ids = chosen.token_ids
-    start = _answer_at(ctx, ids) if closed else ctx.tokens.thought_span(ids)[0]
     thinking = "" if closed else f"{hinge.text}\n{chosen.thinking}"
-    return fresh, replace(chosen, token_ids=hinge_ids + ids[start:], thinking=thinking)
+    return fresh, replace(chosen, token_ids=joined(chosen), thinking=thinking)
+
+
+def own_ids(ctx: MethodContext, response_ids: tuple[int, ...], closed: bool) -> tuple[int, ...]:
+    """A response without what opens its thought, or its answer alone: its very tokens.
+
+    Where one token holds the end of a marker and what follows it (``><`` in ``</think><response>``), what follows is
+    encoded anew.
+    """
+    think, (*body, end) = ctx.tokens.thinking, response_ids
+    start = _answer_at(ctx, response_ids) if closed else ctx.tokens.thought_span(response_ids)[0]
+    text = ctx.tokens.decode(body)
+    text = text.partition(think.close)[2] if closed else text.lstrip().removeprefix(think.open)
+    own = (
+        body[start:] if ctx.tokens.decode(body[start:]).lstrip() == text.lstrip() else ctx.tokens.encode(text.lstrip())
+    )
+    return (*own, end)
 
 
 def _in_thought(ctx: MethodContext, begun_ids: tuple[int, ...], text: str) -> str:
@@ -185,13 +202,21 @@ def _in_thought(ctx: MethodContext, begun_ids: tuple[int, ...], text: str) -> st
 
 
 def _in_answer(ctx: MethodContext, begun_ids: tuple[int, ...], text: str) -> str:
-    """Likewise where an answer may have begun, which is then left standing as a paragraph."""
-    return text if ctx.tokens.decode(list(begun_ids))[-1:].isspace() else f"\n\n{text}"
+    """Likewise behind a closed thought: an answer that has begun is left standing as a paragraph."""
+    answer = ctx.tokens.decode(list(begun_ids)).partition(ctx.tokens.thinking.close)[2]
+    return f"\n\n{text}" if answer.strip() and not answer[-1].isspace() else text
 
 
 def _asked(prompt: Prompt, task: Task, hinge: Hinge) -> Proposal:
     """The message, by prompt and hinge."""
-    return _message(prompt, task, f"recover/{hinge.label}", f"recover/{prompt.sha256[:16]}/{hinge.sha256[:16]}")
+    name = _name(hinge, task.label == "benign")
+    return _message(prompt, task, name, f"recover/{prompt.sha256[:16]}/{hinge.sha256[:16]}")
+
+
+def _name(hinge: Hinge, benign: bool) -> str:
+    """For provenance: a benign prompt's hinge that a harmful one's may be too says that nothing steers behind it."""
+    shared = hinge.name in HARMFUL_HINGES or hinge.name not in BENIGN_HINGES
+    return f"recover/{hinge.label}" + (f"/{STEERING_PROMPTS['none'].label}" if benign and shared else "")
 
 
 def _message(prompt: Prompt, task: Task, name: str, stage: str) -> Proposal:
@@ -207,7 +232,7 @@ def _prompts(safety: SafetyConfig) -> Mapping[str, Prompt]:
         (config.hinges, HARMFUL_HINGES, steering),
         (config.benign_hinges, BENIGN_HINGES, none),
     ):
-        found |= {f"recover/{resolve_hinge(name, known).label}": prompt for name in names}
+        found |= {_name(resolve_hinge(name, known), known is BENIGN_HINGES): prompt for name in names}
     return found
 
 

@@ -17,8 +17,10 @@ from axolotl_safety.commands.plan.figures import Hardware
 from axolotl_safety.commands.plan.plan import make_plan
 from axolotl_safety.config import RecoverConfig, SafetyConfig
 from axolotl_safety.config.hinges import BENIGN_HINGES, HARMFUL_HINGES, resolve_hinge
+from axolotl_safety.data.tokenizer import TargetTokenizer
 from axolotl_safety.data.types import IGNORE, Outcome
-from axolotl_safety.methods.recover import cut
+from axolotl_safety.methods import recover
+from axolotl_safety.methods.recover import RECOVER, cut
 from axolotl_safety.pipeline.inputs import stage_inputs
 from axolotl_safety.pipeline.stage import run_stage
 from axolotl_safety.pipeline.writer import training_row
@@ -233,6 +235,81 @@ def test_a_restart_is_the_models_whole_response_behind_the_beginning(tmp_path, m
         ids = row["response_token_ids"]
         assert ids[-8:-1] == list(given)[-7:]  # its very tokens
         assert tokenizer.decode(row["prompt_token_ids"] + ids).count("</think>") == 1
+
+
+def without_blanks(shown: str, request: Any) -> str:
+    """As DeepSeek V3.1, Gemma 4 and gpt-oss do: the answer directly behind the marker."""
+    said = " do that." if shown.endswith("I'm sorry, but I can't") else turning(shown, request)
+    return said.replace("\n</think>\n\n", "</think>")
+
+
+@pytest.mark.parametrize("hinge", ["again", "refuse"])
+@pytest.mark.parametrize(("style", "markers"), [("qwen3", "added"), ("r1", "text")])
+def test_an_answer_follows_its_marker_as_the_model_writes_it(tmp_path, models, hinge, style, markers):
+    block = {"hinges": hinge, "whole": 0.0, "closed": 1.0}
+    rows = safechain_rows(24)[1::2]
+    _, rows, _, tokenizer = made(
+        tmp_path, models(style, markers), style, without_blanks, rows, recover=block, choice="lowest_nll"
+    )
+    assert {row["status"] for row in rows} == {"accepted"}
+    begun = [tokenizer.decode(row["prompt_token_ids"]).partition("</think>")[2] for row in rows]
+    assert "" in begun and any(begun)
+    for row, before in zip(rows, begun, strict=True):
+        trained = tokenizer.decode(row["response_token_ids"])
+        assert trained.startswith("I" if not before or before[-1].isspace() else "\n\nI")
+        # What stands before it is shown whole, the answer that had begun too.
+        assert row["reference_answer"] == before.strip() and "I know a way" in row["reference_thinking"]
+
+
+def test_what_shares_a_token_with_a_marker_is_encoded_anew(models):
+    tokenizer = AutoTokenizer.from_pretrained(models("qwen3", "text"))
+    tokenizer.add_tokens(["><", ">Th"])  # Qwen's and GPT-2's vocabularies hold such pieces
+    tokens = TargetTokenizer(tokenizer, (tokenizer.eos_token_id,))
+    ctx, end = SimpleNamespace(tokens=tokens), tokenizer.eos_token_id
+    thought, answer = "They ask.", "<response>A feather.</response>"
+    whole = (*tokens.encode(f"<think>{thought}</think>{answer}"), end)
+    assert tokens.decode([whole[tokens.thought_length(whole) - 1]]) == "><"
+    assert recover.own_ids(ctx, whole, closed=True) == (*tokens.encode(answer), end)
+    assert recover.own_ids(ctx, whole, closed=False) == (*tokens.encode(f"{thought}</think>{answer}"), end)
+    # What shares none is kept as it was written, however it would be encoded.
+    spelt = tuple(index for letter in "They" for index in tokens.encode(letter))
+    assert spelt != tuple(tokens.encode("They"))
+    rest = (*tokens.encode("\n</think>\n\n"), *spelt, end)
+    assert recover.own_ids(ctx, (*tokens.encode("<think>\n"), *spelt, *rest), closed=False) == (*spelt, *rest)
+    assert recover.own_ids(ctx, (*tokens.encode("<think>\n"), *spelt, *rest), closed=True) == (*spelt, end)
+
+
+def test_a_restart_in_the_answer_needs_room_for_the_answer_alone(tmp_path, models):
+    def long(shown: str, request: Any) -> str:
+        words = " ".join(f"lamp {n}" for n in range(90))
+        return turning(shown, request).replace("<think>\n", f"<think>\n{words} ")
+
+    block = {"recover": {"whole": 0.0, "closed": 1.0, "hinges": "again", "attempts": 1}}
+    block |= {"sampling": {"max_new_tokens": 800}}
+    _, rows, asked, _ = made(tmp_path, models("qwen3"), say=long, rows=safechain_rows(8)[1::2], **block)
+    assert {row["status"] for row in rows} == {"accepted"}
+    for row in rows:
+        assert len(row["prompt_token_ids"]) + len(asked[row["request_ids"][1]][1]) > 1024
+        assert len(row["prompt_token_ids"] + row["response_token_ids"]) <= 1024
+
+
+def test_the_same_hinge_behind_other_prompts_has_another_name(tmp_path, models):
+    custom = "Wait. Let me look at it once more."
+    for hinge in ("again", custom):
+        block = {"hinges": hinge, "benign_hinges": hinge, "whole": 0.0, "closed": 0.0, "attempts": 1}
+        section = SafetyConfig.model_validate({"recover": block})
+        label = resolve_hinge(hinge, BENIGN_HINGES).label
+        prompts = {name: prompt.label for name, prompt in RECOVER.prompts(section).items()}
+        assert prompts[f"recover/{label}"] == "refuse@1" and prompts[f"recover/{label}/none@1"] == "none@1"
+    output, rows, _, _ = made(tmp_path, models("qwen3"), rows=safechain_rows(4), recover=block | {"hinges": "again",
+                              "benign_hinges": "again"})  # fmt: skip
+    assert [row["proposal"] for row in rows] == ["recover/again@1/none@1", "recover/again@1"] * 2
+    assert set(manifest_of(output)["rungs"]) <= set(manifest_of(output)["prompts"])
+
+
+def test_a_sentence_without_blanks_is_a_hinge():
+    for text in ("等一下，这会伤害别人。", "待って、これは人を傷つける。", "รอก่อน"):
+        assert resolve_hinge(text, HARMFUL_HINGES).text == text
 
 
 def test_a_restart_that_leaves_no_room_is_a_counted_reject(tmp_path, models):

@@ -19,7 +19,8 @@ from axolotl.utils.dict import DictDefault
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from support import axolotl_cli as cli
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from support import tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from axolotl_safety.config import KLConfig
 from axolotl_safety.config.stop import StopConfig
@@ -207,6 +208,36 @@ def test_decoding_in_batches_is_decoding_one_by_one(folder, tokenizer, monkeypat
     monkeypatch.setattr(decode, "_batch", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
     with pytest.raises(torch.OutOfMemoryError):
         greedy(model, prompts, stops, 10)
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_decoding_is_greedy_whatever_the_checkpoint_says_of_generation(folder, tokenizer, lora):
+    model = load(folder, lora).eval()
+    found = development(tokenizer)
+    prompts, stops = [one.prompt_ids for one in found.prompts], found.stop_token_ids
+    plain = greedy(model, prompts, stops, 10)
+    said = {"repetition_penalty": 5.0, "suppress_tokens": [plain[0][0]], "max_time": 1e-9}
+    holders = [one for one in model.modules() if "generation_config" in vars(one)]
+    for one in holders:
+        one.generation_config = GenerationConfig(**said)
+    own = [one.generation_config for one in holders]
+    assert greedy(model, prompts, stops, 10) == plain
+    assert [one.generation_config for one in holders] == own and own[0].repetition_penalty == 5.0
+
+
+def test_completions_stay_within_the_models_window(tmp_path, tokenizer, caplog):
+    longest = max(len(one.prompt_ids) for one in development(tokenizer).prompts)
+    folder = tiny.make_model(tmp_path / "model", positions=longest + 7)
+    trainer = make_trainer(tmp_path, load(folder), tokenizer, STOP, max_steps=2)
+    trainer.train()
+    said = json.loads((tmp_path / "stop" / "training.json").read_text())
+    assert 0 < said["judgements"][-1]["tokens"] <= 16 * 7
+    wanted = f"window of {longest + 7} tokens behind a development prompt of {longest}: 7 are used"
+    assert f"max_new_tokens: 12 does not fit into the model's {wanted}" in caplog.text
+    none = make_trainer(tmp_path / "2", load(folder), tokenizer, STOP)
+    none.model.config.max_position_embeddings = longest
+    with pytest.raises(ConfigError, match=f"has {longest} tokens, and the model's window is {longest}: nothing"):
+        none.train()
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

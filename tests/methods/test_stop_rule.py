@@ -114,6 +114,17 @@ def test_without_refusal_the_best_that_was_seen_is_said():
     assert "it was never judged" in verdict([], STOP, 5, 5, {})
 
 
+def test_where_answers_were_cut_longer_ones_are_named_and_no_more_training():
+    def cut(label, begin, end):
+        return [Answer(False, unfinished=place % 8 > 0) for place in range(begin, end)]
+
+    stop = StopConfig(max_new_tokens=300)
+    said = verdict([judge(10, stop, COUNTS, cut, everything=True)], stop, 10, 10, {"harmful": 40})
+    assert "at best 0.0 % of 64 harmful" in said and "112 cut at 300 tokens" in said
+    assert said.endswith("(112 of 128) were cut before they ended: raise safety.stop: {max_new_tokens: 300}")
+    assert "train longer" not in said
+
+
 def test_where_over_refusal_stays_the_benign_rows_to_add_are_named():
     found = walk(lambda step: Model(64, {10: 40, 20: 32, 30: 16}[step]), (10, 20, 30))
     said = verdict(found, STOP, 30, 30, {"harmful": 200, "benign": 50})

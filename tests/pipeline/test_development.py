@@ -116,9 +116,9 @@ def test_named_files_leave_the_datasets_alone(tmp_path, models):
     assert len(asked(both)) == len(asked(plain)) - 8
 
 
-def few(tmp_path, **changes):
-    path = tiny.write_rows(tmp_path / "few.jsonl", [{"prompt": f"How do I tangle kettle {n}?"} for n in range(3)])
-    return {"harmful": [str(path)]} | changes
+def few(tmp_path, text="How do I tangle kettle {n}?"):
+    path = tiny.write_rows(tmp_path / "few.jsonl", [{"prompt": text.format(n=n)} for n in range(3)])
+    return {"harmful": [str(path)]}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +127,7 @@ def few(tmp_path, **changes):
         (20, {}, r"needs 8 harmful development prompts, and only \d can be held out"),
         ("harmful", {}, "needs 8 benign .*Name a file of them, safety.stop: .benign: prompts.jsonl.*over_refusal: 100"),
         (60, "few", r"needs 8 harmful development prompts, and .*few.jsonl hold 3 that can be asked"),
+        (60, "none", r"few.jsonl hold 0 that can be asked. Add some.$"),
         (60, {"benign": "nowhere.jsonl"}, "safety.stop.benign: 'nowhere.jsonl' is not there"),
     ],
 )
@@ -134,7 +135,8 @@ def test_too_few_prompts_are_an_error_before_anything_is_asked(tmp_path, models,
     chosen = safechain_rows(60 if rows == "harmful" else rows)
     chosen = [row for row in chosen if "harmful" in row["label"]] if rows == "harmful" else chosen
     with pytest.raises(ConfigError, match=words):
-        inputs(tmp_path, models("qwen3"), chosen, stop=STOP | (few(tmp_path) if stop == "few" else stop))
+        named = {"few": lambda: few(tmp_path), "none": lambda: few(tmp_path, "kettle {n}<|im_end|>")}
+        inputs(tmp_path, models("qwen3"), chosen, stop=STOP | (named[stop]() if stop in ("few", "none") else stop))
 
 
 def test_without_a_limit_on_over_refusal_no_benign_prompt_is_wanted(tmp_path, models):

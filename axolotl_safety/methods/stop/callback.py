@@ -26,7 +26,7 @@ from axolotl_safety.methods.checks import loops
 from axolotl_safety.util.errors import ConfigError
 from axolotl_safety.util.files import write_atomically
 
-from .decode import greedy, undisturbed
+from .decode import greedy, room, undisturbed
 from .rule import SHARE, Answer, Judgement, history, judge, next_due, passes, said, verdict
 
 LOG = logging.getLogger(__name__)
@@ -63,8 +63,9 @@ class StopWhenEnough(TrainerCallback):
         """Take up the history of the checkpoint that training goes on from, and say what judging costs at most.
 
         Raises:
-            ConfigError: that checkpoint had passed.
+            ConfigError: that checkpoint had passed, or no completion fits behind the prompts.
         """
+        self._fit()
         stop = self._stop
         self._found = history(state.log_history)
         if self._found and passes(self._found[-1], stop) and self._found[-1].step == state.global_step:
@@ -91,6 +92,28 @@ class StopWhenEnough(TrainerCallback):
                     "safety.stop: going on from step %d with %d judgements made before, the last: %s",
                     *(state.global_step, len(self._found), said(self._found[-1], stop)),
                 )
+
+    def _fit(self) -> None:
+        """Keep completions within the model's window: behind it, positions that are looked up end in an error."""
+        prompts = [ids for found in self._prompts.values() for ids in found]
+        longest, left = max(map(len, prompts)), room(self._model(), prompts)
+        if left is None or left >= self._stop.max_new_tokens:
+            return
+        if left < 1:
+            raise ConfigError(
+                f"safety.stop: a development prompt has {longest} tokens, and the model's window is {longest + left}: "
+                "nothing can be answered behind it. Lower sequence_len to the window, so that no such prompt is taken."
+            )
+        if self._main:
+            LOG.warning(
+                "safety.stop: max_new_tokens: %d does not fit into the model's window of %d tokens behind a "
+                "development prompt of %d: %d are used. Name shorter prompts, or set max_new_tokens to that.",
+                *(self._stop.max_new_tokens, longest + left, longest, left),
+            )
+        self._stop = self._stop.model_copy(update={"max_new_tokens": left})
+
+    def _model(self) -> Any:
+        return self._trainer.accelerator.unwrap_model(self._trainer.model, keep_torch_compile=False)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Judge where it is due, and end training where it is enough."""
@@ -143,7 +166,7 @@ class StopWhenEnough(TrainerCallback):
 
     def _judgement(self, step: int, last: bool) -> Judgement:
         began = time.perf_counter()
-        model = self._trainer.accelerator.unwrap_model(self._trainer.model, keep_torch_compile=False)
+        model = self._model()
         counts = {label: len(found) for label, found in self._prompts.items()}
         with undisturbed(model), self._trainer.accelerator.autocast():
             found = judge(step, self._stop, counts, lambda *place: self._answers(model, *place), everything=last)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,9 +73,34 @@ def _batch(model: Any, prompts: Sequence[Sequence[int]], stops: Sequence[int], l
         eos_token_id=list(stops),
         pad_token_id=stops[0],
     )
-    made_BT = model.generate(input_ids=ids_BT.to(device), attention_mask=mask_BT.to(device), generation_config=settings)
+    asked = {"input_ids": ids_BT.to(device), "attention_mask": mask_BT.to(device)}
+    with _without_defaults(model):
+        made_BT = model.generate(**asked, generation_config=settings)
     ends = frozenset(stops)
     return [_ended(row[width:], ends) for row in made_BT.tolist()]
+
+
+@contextmanager
+def _without_defaults(model: nn.Module) -> Iterator[None]:
+    """Without what the checkpoint's generation_config.json says: ``generate`` takes from there whatever it is not told.
+
+    A ``repetition_penalty`` (Qwen2.5 has one) changes what is decoded, and by the padding, which it counts as said.
+    """
+    held = [module for module in model.modules() if "generation_config" in vars(module)]  # PEFT's and the model's own
+    own = [module.generation_config for module in held]
+    try:
+        for module in held:
+            module.generation_config = GenerationConfig()
+        yield
+    finally:
+        for module, config in zip(held, own, strict=True):
+            module.generation_config = config
+
+
+def room(model: Any, prompts: Iterable[Sequence[int]]) -> int | None:
+    """Tokens that the model's window leaves behind the longest prompt; None where its config does not say."""
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return None if window is None else window - max(map(len, prompts))
 
 
 def _ended(token_ids: Sequence[int], ends: frozenset[int]) -> tuple[int, ...]:

@@ -189,7 +189,13 @@ def verdict(found: Sequence[Judgement], stop: StopConfig, step: int, max_steps: 
     past, last = [one for one in found if reached(one, stop)], found[-1]
     if not past:
         best = max(found, key=lambda one: one.refusal)
-        text = f"{end}at best {said(best, stop)}, at step {best.step}: train longer, at a higher learning rate, or with"
+        text = f"{end}at best {said(best, stop)}, at step {best.step}: "
+        if 2 * last.unfinished > last.harmful + last.benign:  # what is cut in its thought cannot refuse
+            return (
+                f"{text}most answers of the last judgement ({last.unfinished} of {last.harmful + last.benign}) were "
+                f"cut before they ended: raise safety.stop: {{max_new_tokens: {stop.max_new_tokens}}}"
+            )
+        text += "train longer, at a higher learning rate, or with"
         return text + f" more harmful rows than {trained.get('harmful', 0)}"
     if (last.over_refusal or 0.0) > stop.over_refusal:
         harmful, benign = trained.get("harmful", 0), trained.get("benign", 0)
