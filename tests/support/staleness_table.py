@@ -56,6 +56,7 @@ HELD = {"stop": {"prompts": 2}}  # rows are left out of training; limits and pac
 ONE_TRY = {"guard": {"model": "builtin"}, "recover": {"attempts": 1}}  # a thought that went wrong is guard_unsafe
 ONE_HINGE = ONE_TRY | {"recover": {"attempts": 1, "hinges": "decide", "benign_hinges": "help"}}
 TWO_HINGES = ONE_TRY | {"recover": {"attempts": 1, "closed": 0.0, "hinges": ["decide", "refuse"]}}
+GOING_ON = ONE_TRY | {"recover": {"attempts": 1, "hinges": ["decide", "refuse"], "benign_hinges": ["harmless", "help"]}}
 ONCE = {"dgr": {"retries": 0}, "thinksafe": {"attempts": 1}}  # what a guard rejects is not tried again
 OWN = ONCE | {"guard": {"family": "custom", "verdict": READ, "prompt": TEXT}}
 TOLD = ONCE | {"guard": {"family": "custom", "verdict": READ, "messages": ROLES}}
@@ -173,11 +174,19 @@ KEYS: dict[str, list[Key]] = {
         Key({"recover": {"hinges": ["decide"]}}, FEWER, TWO_HINGES, RECOVER),
     ],
     "RecoverConfig.benign_hinges": [Key({"recover": {"benign_hinges": ["help"]}}, PARTLY, ONE_TRY, RECOVER)],
-    "RecoverConfig.whole": [Key({"recover": {"whole": 0.7}}, PARTLY, ONE_TRY, RECOVER)],
-    "RecoverConfig.closed": [
-        Key({"recover": {"closed": 0.65}}, PARTLY, ONE_TRY, RECOVER),
+    # A model that starts anew has not seen the cut; one that goes on has.
+    "RecoverConfig.whole": [
+        Key({"recover": {"whole": 0.7}}, ROWS, ONE_TRY, RECOVER),
+        Key({"recover": {"whole": 0.7}}, PARTLY, GOING_ON, RECOVER),
     ],
-    "RecoverConfig.cut_from": [Key({"recover": {"cut_from": 0.0}}, PARTLY, ONE_TRY, RECOVER)],
+    "RecoverConfig.closed": [
+        Key({"recover": {"closed": 0.65}}, ROWS, ONE_TRY, RECOVER),
+        Key({"recover": {"closed": 0.65}}, PARTLY, GOING_ON, RECOVER),
+    ],
+    "RecoverConfig.cut_from": [
+        Key({"recover": {"cut_from": 0.0}}, ROWS, ONE_TRY, RECOVER),
+        Key({"recover": {"cut_from": 0.0}}, PARTLY, GOING_ON, RECOVER),
+    ],
     "RecoverConfig.attempts": [Key({"recover": {"attempts": 3}}, MORE, ONE_HINGE, RECOVER)],
     "RecoverConfig.n": [Key({"recover": {"n": 2}}, MORE, ONE_HINGE, RECOVER)],
     "DatasetOptions.label": [block(PARTLY, {}, label="benign")],
