@@ -417,8 +417,9 @@ def test_kl_leaves_the_way_back_to_imitation():
     assert training_row(replace(row, begun_tokens=1), kl=True)[2].tolist() == [0, 0, 0, 0]
 
 
-def test_a_plan_counts_thoughts_and_what_follows_them(tmp_path, models):
-    block = {"attempts": 2, "hinges": "decide", "benign_hinges": "help"}
+@pytest.mark.parametrize(("hinge", "benign_hinge"), [("decide", "help"), ("again", "again")])
+def test_a_plan_counts_thoughts_and_what_follows_them(tmp_path, models, hinge, benign_hinge):
+    block = {"attempts": 2, "hinges": hinge, "benign_hinges": benign_hinge}
     cfg = config(tmp_path, models("qwen3"), safechain_rows(20), method="recover", recover=block)
     # The same rows under another method are rows of their own.
     cfg.datasets += [DictDefault({"path": cfg.datasets[0].path, "type": "axolotl_safety.thinksafe"})]
@@ -428,8 +429,9 @@ def test_a_plan_counts_thoughts_and_what_follows_them(tmp_path, models):
     assert phases["recover/thought/none@1, thought 1"] == 10 == phases["recover/thought/refuse@1, thought 1"]
     assert phases["recover/thought/none@1, thought 2"] == pytest.approx(5)
     # One thought in four is never found; what follows is asked for the others.
-    assert phases["recover/decide@1, attempt 1"] == pytest.approx(7.5) == phases["recover/help@1, attempt 1"]
-    assert phases["recover/decide@1, attempt 2"] == pytest.approx(3.75)
+    harmful, benign = f"recover/{hinge}@1", "recover/help@1" if benign_hinge == "help" else "recover/again@1/none@1"
+    assert phases[f"{harmful}, attempt 1"] == pytest.approx(7.5) == phases[f"{benign}, attempt 1"]
+    assert phases[f"{harmful}, attempt 2"] == pytest.approx(3.75)
     recover, thinksafe = plan.load.entries
     assert recover.accepted == pytest.approx(20 * 0.75 * 0.75)
     assert thinksafe.accepted == pytest.approx(10 * (1 - 0.15**2) + 10 * (1 - 0.1**2))

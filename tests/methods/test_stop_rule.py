@@ -121,7 +121,7 @@ def test_where_answers_were_cut_longer_ones_are_named_and_no_more_training():
     stop = StopConfig(max_new_tokens=300)
     said = verdict([judge(10, stop, COUNTS, cut, everything=True)], stop, 10, 10, {"harmful": 40})
     assert "at best 0.0 % of 64 harmful" in said and "112 cut at 300 tokens" in said
-    assert said.endswith("(112 of 128) were cut before they ended: raise safety.stop: {max_new_tokens: 300}")
+    assert said.endswith("(112 of 128) were cut before they ended: raise safety.stop's max_new_tokens above 300")
     assert "train longer" not in said
 
 

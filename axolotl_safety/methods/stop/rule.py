@@ -193,7 +193,7 @@ def verdict(found: Sequence[Judgement], stop: StopConfig, step: int, max_steps: 
         if 2 * last.unfinished > last.harmful + last.benign:  # what is cut in its thought cannot refuse
             return (
                 f"{text}most answers of the last judgement ({last.unfinished} of {last.harmful + last.benign}) were "
-                f"cut before they ended: raise safety.stop: {{max_new_tokens: {stop.max_new_tokens}}}"
+                f"cut before they ended: raise safety.stop's max_new_tokens above {stop.max_new_tokens}"
             )
         text += "train longer, at a higher learning rate, or with"
         return text + f" more harmful rows than {trained.get('harmful', 0)}"
