@@ -31,7 +31,7 @@ import click
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "examples" / "lab"), str(HERE.parent)]
 
-from lablib import fair, fair_agree, fair_figure, fair_table  # noqa: E402
+from lablib import fair, fair_agree, fair_choice, fair_figure, fair_table  # noqa: E402
 from lablib.bases import BASES, base_folder  # noqa: E402
 from lablib.loop import SHAPES  # noqa: E402
 from lablib.options import listed  # noqa: E402
@@ -113,7 +113,7 @@ def kept_of(results: fair.Results, method: str, share: int, shapes: Sequence[str
     }
 
 
-def searched(results: fair.Results, method: str, share: int, shapes: Sequence[str]) -> fair.Choice:
+def searched(results: fair.Results, method: str, share: int, shapes: Sequence[str]) -> fair_choice.Choice:
     """What the kept search says of one method and share.
 
     Raises:
@@ -124,7 +124,7 @@ def searched(results: fair.Results, method: str, share: int, shapes: Sequence[st
         raise click.ClickException(
             f"no setting of {method} at a benign share of {share} % has been searched; run with --search first"
         )
-    return fair.choose(found)
+    return fair_choice.choose(found)
 
 
 def shares(_: click.Context, __: click.Parameter, value: str) -> list[int]:
@@ -175,16 +175,16 @@ def main(
         click.echo(agreement(lab, kept, methods, shapes))
         return
     if searching:
-        keys = [key for share in wanted for method in methods for key in fair.grid(method, share, shapes)]
+        keys = [key for share in wanted for method in methods for key in fair_choice.grid(method, share, shapes)]
         keys.sort(key=lambda key: (wanted.index(key.share), list(SHAPES).index(key.shape), key.rate))
         search(lab, kept, keys, steps)
         best = [
             key
             for share in wanted
             for method in methods
-            for key in fair.finalists(kept_of(kept, method, share, shapes))
+            for key in fair_choice.finalists(kept_of(kept, method, share, shapes))
         ]
-        again = [fair.at(key, key.share, seed, key.base) for seed in range(1, fair.DRAWS) for key in best]
+        again = [fair.at(key, key.share, seed, key.base) for seed in range(1, fair_choice.DRAWS) for key in best]
         search(lab, kept, again, steps)
         rows = [fair_table.search_row(searched(kept, method, share, shapes)) for share in wanted for method in methods]
         click.echo(fair_table.search_markdown(rows))

@@ -77,7 +77,7 @@ def one_run(name: str, seed: int, base: Path, work: Path) -> dict[str, Any]:
         model = tuning.finished()
     judge = fair.Judge(base, "test")
     refusals = push.Pushes(base, "test", PROMPTS).refusals(model)
-    lost = "".join("+0-"[1 - gap] for gap in judge.lost(model, "math"))
+    lost = fair.signs(judge.lost(model, "math"))
     setting = {"shape": arm.setting.shape, "learning_rate": arm.setting.rate, "steps": arm.steps}
     counts = {"rows": len(rows), "begun": sum(row.begun for row in rows)}
     return {**setting, **counts, "refusals": refusals, "lost_math": lost, "cpu_s": round(time.process_time() - started)}

@@ -6,7 +6,7 @@ import fcntl
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,11 @@ from typing import Any
 from filelock import FileLock
 
 from .figures import EQUAL_REFUSAL, USABLE_OVER_REFUSAL, keep, kept, trained_rows
-from .loop import SHAPES, Row, Setting, Tuning
+from .loop import Row, Setting, Tuning
 from .methods import METHODS, config_of
 from .training import axolotl_preprocess, in_child
 
 EVERY = 10  # steps between judged checkpoints
-SMALL_LOSS = 2.0  # points of reasoning that a usable setting may lose to count for a method's width
-NEVER = 100.0  # points that a setting without a usable checkpoint is short of at least
-FINALISTS = 3  # settings per method and share that a search draws again
-DRAWS = 3  # how often, the first time included
 FIRST = 24  # prompts asked before the rest of a set: most checkpoints fail by them
 
 # What the table calls a method, and the entry of METHODS whose data stage makes its rows, both halves.
@@ -174,7 +170,7 @@ class Judge:
             "refusal_seen": rates["harmful_seen"],
             "refusal_unseen": rates["harmful_unseen"],
             "over_refusal": rates["benign"],
-            **{f"lost_{task}": "".join("+0-"[1 - gap] for gap in gaps) for task, gaps in lost.items()},
+            **{f"lost_{task}": signs(gaps) for task, gaps in lost.items()},
         }
 
     def lost(self, model: Any, task: str) -> list[int]:
@@ -186,6 +182,11 @@ class Judge:
         """Points lost against the base."""
         gaps = self.lost(model, task)
         return 100 * sum(gaps) / len(gaps)
+
+
+def signs(lost: Sequence[int]) -> str:
+    """The items of ``Judge.lost`` as they are kept, one letter each."""
+    return "".join("+0-"[1 - gap] for gap in lost)
 
 
 def lost_of(found: Figures, task: str) -> list[int]:
@@ -243,93 +244,6 @@ def seed_run(key: Key, rows: Sequence[Row], base: Path, dev: Judge, test: Judge,
                 found = {"rows": len(rows), "steps": step, "usable": verdict, **test.whole(model)}
                 return found | {"cpu_s": round(time.process_time() - started)}
     raise ValueError(f"{steps} steps: no checkpoint, as one is judged every {EVERY}")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a search found for one method and share.
-
-    Attributes:
-        key: the setting chosen.
-        tried: how many settings were searched.
-        usable: how many became usable at some checkpoint with a loss of at most ``SMALL_LOSS``.
-        usable_at_end: how many of the searched were so at their end.
-    """
-
-    key: Key
-    tried: int
-    usable: int
-    usable_at_end: int
-
-
-def good(found: Figures) -> bool:
-    """Whether a searched setting became usable at a small loss."""
-    return found["usable_step"] is not None and found["loss_at_usable"] <= SMALL_LOSS
-
-
-def good_at_end(found: Figures) -> bool:
-    """Whether it still was at the end."""
-    return found["end"]["usable"] and found["end"]["loss"] <= SMALL_LOSS
-
-
-def shortfall(run: Figures) -> float:
-    """Points that a searched setting is short of what is wanted: its loss at the first usable checkpoint.
-
-    A setting that never became usable is ``NEVER`` points short, and what it lacks at its end besides.
-    """
-    if run["usable_step"] is not None:
-        return run["loss_at_usable"]
-    refusals = [*run["end"]["refusals"], 0.0, 0.0][:3]
-    return NEVER + 200 - refusals[0] - refusals[1] + refusals[2] + run["end"]["loss"]
-
-
-def first_draws(found: Mapping[Key, Figures]) -> dict[Key, Figures]:
-    """The runs of a search with the lowest seed, which is the one that every setting has."""
-    lowest = min(key.seed for key in found)
-    return {key: run for key, run in found.items() if key.seed == lowest}
-
-
-def finalists(found: Mapping[Key, Figures]) -> list[Key]:
-    """The settings of a grid that are worth other draws: those that fall short least together with their neighbours.
-
-    One draw of one setting is noise of several points, so a setting in the middle of a good region is preferred to a
-    lucky one: what counts is the mean of its own shortfall and of that averaged over itself and the next lower and the
-    next higher rate of its shape.
-
-    Args:
-        found: the searched settings of one method and share; those of the first seed count.
-    """
-    found = first_draws(found)
-
-    def order(key: Key) -> tuple[float, float]:
-        rates = sorted(other.rate for other in found if other.shape == key.shape)
-        near = rates[max(0, rates.index(key.rate) - 1) : rates.index(key.rate) + 2]
-        short = [shortfall(run) for other, run in found.items() if other.shape == key.shape and other.rate in near]
-        return (shortfall(found[key]) + sum(short) / len(short)) / 2, key.rate
-
-    return sorted(found, key=order)[:FINALISTS]
-
-
-def choose(found: Mapping[Key, Figures]) -> Choice:
-    """The finalist that falls short least over all its draws; at a tie the one that is good at the end more often.
-
-    Args:
-        found: the searched settings of one method and share: a grid with one seed, its finalists with others.
-    """
-    tried = first_draws(found).values()
-
-    def order(key: Key) -> tuple[float, ...]:
-        runs = [run for other, run in found.items() if other.setting == key.setting]
-        short = sum(map(shortfall, runs)) / len(runs)
-        return short, -sum(map(good_at_end, runs)), key.rate
-
-    best = min(finalists(found), key=order)
-    return Choice(best, len(tried), sum(map(good, tried)), sum(map(good_at_end, tried)))
-
-
-def grid(method: str, share: int, shapes: Sequence[str]) -> list[Key]:
-    """The settings that a search tries, on the shipped base with seed 0."""
-    return [Key(method, share, shape, rate, 0, "shipped") for shape in shapes for rate in SHAPES[shape].rates]
 
 
 def at(key: Key, share: int, seed: int, base: str) -> Key:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .fair import Choice, Figures, Key, lost_of
+from .fair import Figures, Key, lost_of
+from .fair_choice import Choice
 from .summary import loss, shown, shown_loss, spread, table
 
 Line = dict[str, Any]

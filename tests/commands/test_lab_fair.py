@@ -24,7 +24,7 @@ from labkit.data_files import read_jsonl, write_data  # noqa: E402
 from labkit.evaluation import load_split  # noqa: E402
 from labkit.models import load_model  # noqa: E402
 from labkit.tokenizer import END, chat_text, encode  # noqa: E402
-from lablib import fair, fair_agree, fair_figure, fair_table, loop  # noqa: E402
+from lablib import fair, fair_agree, fair_choice, fair_figure, fair_table, loop  # noqa: E402
 from lablib.bases import LAB, base_folder  # noqa: E402
 
 KEY = fair.Key("vanilla", 100, "r16", 1e-3, 0, "shipped")
@@ -66,9 +66,9 @@ def setting(rate, seed=0, shape="r1"):
 def test_the_middle_of_a_good_region_is_drawn_again_before_a_lucky_setting_beside_a_bad_one():
     found = {setting(rate): searched(20, loss) for rate, loss in ((1, 1.0), (2, 1.2), (3, 1.4), (4, 9.0))}
     found |= {setting(1, shape="r16"): searched(None, None, False), setting(2, shape="r16"): searched(10, 0.0)}
-    assert fair.finalists(found) == [setting(1), setting(2), setting(3)]
+    assert fair_choice.finalists(found) == [setting(1), setting(2), setting(3)]
     later = {setting(1, seed=1, shape="r16"): searched(10, 0.0)}
-    assert fair.finalists(found | later) == [setting(1), setting(2), setting(3)]
+    assert fair_choice.finalists(found | later) == [setting(1), setting(2), setting(3)]
 
 
 def test_the_finalist_that_loses_least_over_its_draws_is_chosen_and_one_that_lasts_breaks_a_tie():
@@ -79,14 +79,14 @@ def test_the_finalist_that_loses_least_over_its_draws_is_chosen_and_one_that_las
         for seed, loss in enumerate(drawn)
     }
     found[setting(4)] = searched(None, None, False)
-    assert fair.choose(found) == fair.Choice(setting(3), 4, 3, 3)
+    assert fair_choice.choose(found) == fair_choice.Choice(setting(3), 4, 3, 3)
 
 
 def test_a_setting_that_never_became_usable_comes_last_and_the_nearest_of_those_first():
     far, near = searched(None, None, False, 0.0, (40.0,)), searched(None, None, False, 1.0, (96.0, 90.0))
-    assert fair.shortfall(far) == 260.0 and fair.shortfall(near) == 115.0
-    assert fair.shortfall(searched(20, 60.0)) == 60.0
-    assert fair.choose({setting(1, shape="r1"): far, setting(1, shape="r16"): near}).key.shape == "r16"
+    assert fair_choice.shortfall(far) == 260.0 and fair_choice.shortfall(near) == 115.0
+    assert fair_choice.shortfall(searched(20, 60.0)) == 60.0
+    assert fair_choice.choose({setting(1, shape="r1"): far, setting(1, shape="r16"): near}).key.shape == "r16"
 
 
 class Scripted(fair.Judge):
@@ -170,7 +170,7 @@ def test_a_row_of_the_table_counts_the_runs_that_became_usable():
     never = figures | {"steps": 400, "usable": False, "lost_math": "++++", "lost_turns": "++++"}
     keys = [fair.at(KEY, 100, seed, f"two{seed}") for seed in range(3)]
     line = fair_table.row(
-        "vanilla", 100, fair.Choice(KEY, 12, 3, 1), dict(zip(keys, [usable, usable_too, never], strict=True))
+        "vanilla", 100, fair_choice.Choice(KEY, 12, 3, 1), dict(zip(keys, [usable, usable_too, never], strict=True))
     )
     assert (line["n"], line["reached"], line["seeds"]) == (3, 2, [0, 1, 2])
     assert line["usable_share_of_grid"] == 25.0

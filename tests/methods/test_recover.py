@@ -44,6 +44,12 @@ def turning(shown: str, request: Any) -> str:
     return f"<think>\n{COMPLY.format(n=n)}\n</think>\n\nTake a feather and point, case {n}."
 
 
+def rambling(shown: str, request: Any) -> str:
+    """Likewise, behind a long beginning of the thought."""
+    words = " ".join(f"lamp {n}" for n in range(90))
+    return turning(shown, request).replace("<think>\n", f"<think>\n{words} ")
+
+
 def made(tmp_path, model, style="qwen3", say=turning, rows=None, **safety):
     """The outcome of a stage, its rows, and every completion that was asked for, by id."""
     asked: dict[str, tuple[Any, tuple[int, ...]]] = {}
@@ -280,13 +286,9 @@ def test_what_shares_a_token_with_a_marker_is_encoded_anew(models):
 
 
 def test_a_restart_in_the_answer_needs_room_for_the_answer_alone(tmp_path, models):
-    def long(shown: str, request: Any) -> str:
-        words = " ".join(f"lamp {n}" for n in range(90))
-        return turning(shown, request).replace("<think>\n", f"<think>\n{words} ")
-
     block = {"recover": {"whole": 0.0, "closed": 1.0, "hinges": "again", "attempts": 1}}
     block |= {"sampling": {"max_new_tokens": 800}}
-    _, rows, asked, _ = made(tmp_path, models("qwen3"), say=long, rows=safechain_rows(8)[1::2], **block)
+    _, rows, asked, _ = made(tmp_path, models("qwen3"), say=rambling, rows=safechain_rows(8)[1::2], **block)
     assert {row["status"] for row in rows} == {"accepted"}
     for row in rows:
         assert len(row["prompt_token_ids"]) + len(asked[row["request_ids"][1]][1]) > 1024
@@ -313,13 +315,9 @@ def test_a_sentence_without_blanks_is_a_hinge():
 
 
 def test_a_restart_that_leaves_no_room_is_a_counted_reject(tmp_path, models):
-    def long(shown: str, request: Any) -> str:
-        words = " ".join(f"lamp {n}" for n in range(90))
-        return turning(shown, request).replace("<think>\n", f"<think>\n{words} ")
-
     block = {"recover": {"whole": 1.0, "closed": 0.0, "hinges": "again", "attempts": 1}}
     block |= {"sampling": {"max_new_tokens": 800}}
-    output, rows, _, _ = made(tmp_path, models("qwen3"), say=long, **block)
+    output, rows, _, _ = made(tmp_path, models("qwen3"), say=rambling, **block)
     assert {row["reason"] for row in rows[1::2]} == {"too_long"} and output["rows"] == 12
     assert all(len(row["prompt_token_ids"] + row["response_token_ids"]) <= 1024 for row in rows[::2])
 
