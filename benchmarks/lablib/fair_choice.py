@@ -1,17 +1,17 @@
-"""Which setting of a search is chosen, over several draws, and how many were any good."""
+"""Which setting of a search is chosen, over several bases, and how many were any good."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .fair import Figures, Key
+from .fair import Figures, Key, at
 from .loop import SHAPES
 
 SMALL_LOSS = 2.0  # points of reasoning that a usable setting may lose to count for a method's width
 NEVER = 100.0  # points that a setting without a usable checkpoint is short of at least
-FINALISTS = 3  # settings per method and share that a search draws again
-DRAWS = 3  # how often, the first time included
+GRID = (0, "shipped")  # seed and base of the run that every setting has
+ELSEWHERE = ((0, "two0"), (1, "two1"))  # those of the further runs that the finalists have
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,22 @@ def shortfall(run: Figures) -> float:
     return NEVER + 200 - refusals[0] - refusals[1] + refusals[2] + run["end"]["loss"]
 
 
-def first_draws(found: Mapping[Key, Figures]) -> dict[Key, Figures]:
-    """The runs of a search with the lowest seed, which is the one that every setting has."""
-    lowest = min(key.seed for key in found)
-    return {key: run for key, run in found.items() if key.seed == lowest}
+def gridded(found: Mapping[Key, Figures]) -> dict[Key, Figures]:
+    """The runs that every setting of a search has."""
+    return {key: run for key, run in found.items() if (key.seed, key.base) == GRID}
 
 
 def finalists(found: Mapping[Key, Figures]) -> list[Key]:
-    """The settings of a grid that are worth other draws: those that fall short least together with their neighbours.
+    """The best rate of each shape by the grid, which are worth runs on other bases.
 
-    One draw of one setting is noise of several points, so a setting in the middle of a good region is preferred to a
-    lucky one: what counts is the mean of its own shortfall and of that averaged over itself and the next lower and the
-    next higher rate of its shape.
+    One run of one setting is noise of several points, so a rate in the middle of a good region is preferred to a lucky
+    one: what counts is the mean of its own shortfall and of that averaged over itself and the next lower and the next
+    higher rate of its shape. One of each shape, because the best shape of one base can be the worst of another.
 
     Args:
-        found: the searched settings of one method and share; those of the first seed count.
+        found: the searched settings of one method and share; those of the grid count.
     """
-    found = first_draws(found)
+    found = gridded(found)
 
     def order(key: Key) -> tuple[float, float]:
         rates = sorted(other.rate for other in found if other.shape == key.shape)
@@ -76,26 +75,34 @@ def finalists(found: Mapping[Key, Figures]) -> list[Key]:
         short = [shortfall(run) for other, run in found.items() if other.shape == key.shape and other.rate in near]
         return (shortfall(found[key]) + sum(short) / len(short)) / 2, key.rate
 
-    return sorted(found, key=order)[:FINALISTS]
+    shapes = sorted({key.shape for key in found})
+    return [min((key for key in found if key.shape == shape), key=order) for shape in shapes]
+
+
+def further(found: Mapping[Key, Figures]) -> list[Key]:
+    """The runs of the finalists on other bases."""
+    return [at(key, key.share, seed, base) for seed, base in ELSEWHERE for key in finalists(found)]
 
 
 def choose(found: Mapping[Key, Figures]) -> Choice:
-    """The finalist that falls short least over all its draws; at a tie the one that is good at the end more often.
+    """The finalist that falls short least over the bases; at a tie the one that is good at the end more often.
 
     Args:
-        found: the searched settings of one method and share: a grid with one seed, its finalists with others.
+        found: the searched settings of one method and share: a grid on one base, its finalists on others as well.
+            Where a finalist lacks a run, the grid alone decides.
     """
-    tried = first_draws(found).values()
+    tried, last = gridded(found).values(), finalists(found)
+    places = [GRID, *ELSEWHERE] if all(key in found for key in further(found)) else [GRID]
 
     def order(key: Key) -> tuple[float, ...]:
-        runs = [run for other, run in found.items() if other.setting == key.setting]
+        runs = [found[at(key, key.share, seed, base)] for seed, base in places]
         short = sum(map(shortfall, runs)) / len(runs)
         return short, -sum(map(good_at_end, runs)), key.rate
 
-    best = min(finalists(found), key=order)
+    best = min(last, key=order)
     return Choice(best, len(tried), sum(map(good, tried)), sum(map(good_at_end, tried)))
 
 
 def grid(method: str, share: int, shapes: Sequence[str]) -> list[Key]:
-    """The settings that a search tries, on the shipped base with seed 0."""
-    return [Key(method, share, shape, rate, 0, "shipped") for shape in shapes for rate in SHAPES[shape].rates]
+    """The settings that a search tries."""
+    return [Key(method, share, shape, rate, *GRID) for shape in shapes for rate in SHAPES[shape].rates]

@@ -63,23 +63,35 @@ def setting(rate, seed=0, shape="r1"):
     return fair.Key("dgr", 100, shape, rate, seed, "shipped")
 
 
-def test_the_middle_of_a_good_region_is_drawn_again_before_a_lucky_setting_beside_a_bad_one():
-    found = {setting(rate): searched(20, loss) for rate, loss in ((1, 1.0), (2, 1.2), (3, 1.4), (4, 9.0))}
+def test_the_middle_of_a_good_region_is_preferred_to_a_lucky_rate_beside_a_bad_one():
+    found = {setting(rate): searched(20, loss) for rate, loss in ((1, 1.4), (2, 1.2), (3, 1.0), (4, 90.0))}
     found |= {setting(1, shape="r16"): searched(None, None, False), setting(2, shape="r16"): searched(10, 0.0)}
-    assert fair_choice.finalists(found) == [setting(1), setting(2), setting(3)]
-    later = {setting(1, seed=1, shape="r16"): searched(10, 0.0)}
-    assert fair_choice.finalists(found | later) == [setting(1), setting(2), setting(3)]
+    last = [setting(2), setting(2, shape="r16")]
+    assert fair_choice.finalists(found) == last
+    assert fair_choice.further(found) == [
+        fair.at(key, 100, seed, base) for seed, base in ((0, "two0"), (1, "two1")) for key in last
+    ]
+    later = {fair.at(setting(4), 100, 1, "two1"): searched(10, 0.0)}
+    assert fair_choice.finalists(found | later) == last
 
 
-def test_the_finalist_that_loses_least_over_its_draws_is_chosen_and_one_that_lasts_breaks_a_tie():
-    losses = {1: (0.0, 4.0, 4.0), 2: (1.0, 1.0, 1.0), 3: (1.0, 2.0, 0.0)}
+def test_the_finalist_that_loses_least_over_the_bases_is_chosen_and_one_that_lasts_breaks_a_tie():
+    losses = {"r1": (0.0, 4.0, 4.0), "r16": (1.0, 1.0, 1.0), "r1_up": (1.0, 2.0, 0.0)}
+    places = [(0, "shipped"), (0, "two0"), (1, "two1")]
     found = {
-        setting(rate, seed): searched(20, loss, end_usable=(rate, seed) != (2, 2))
-        for rate, drawn in losses.items()
-        for seed, loss in enumerate(drawn)
+        fair.at(setting(2, shape=shape), 100, *place): searched(
+            20, loss, end_usable=(shape, place[1]) != ("r16", "two1")
+        )
+        for shape, drawn in losses.items()
+        for loss, place in zip(drawn, places, strict=True)
     }
     found[setting(4)] = searched(None, None, False)
-    assert fair_choice.choose(found) == fair_choice.Choice(setting(3), 4, 3, 3)
+    assert fair_choice.choose(found) == fair_choice.Choice(setting(2, shape="r1_up"), 4, 3, 3)
+    # Another draw on the shipped base is kept and counts for nothing; without one of the others the grid decides.
+    found[setting(2, seed=1, shape="r1_up")] = searched(None, None, False)
+    assert fair_choice.choose(found).key == setting(2, shape="r1_up")
+    del found[fair.at(setting(2, shape="r16"), 100, 1, "two1")]
+    assert fair_choice.choose(found).key == setting(2)
 
 
 def test_a_setting_that_never_became_usable_comes_last_and_the_nearest_of_those_first():
