@@ -6,10 +6,10 @@ DATA holds `star1/STAR-1.json`, `xstest/xstest_prompts.csv` and `gsm8k/test.json
 prompts of the first two are real: OUT, where rows, completions and adapters lie, belongs outside any repository. What
 `--keep` writes holds figures and hashes, and no text.
 
-1. *A reasoner*: an instruct model without a thinking mode is asked for GSM8K solutions and for thoughts and answers on
-   harmless prompts; the correct solutions, wrapped in <think>, train it (LoRA, `axolotl train`), and the adapter is
-   merged. `human` is the same with GSM8K's own solutions of the same problems in their place. Evaluation and warm-up
-   share no problem.
+1. *A reasoner*: an instruct model without a thinking mode is asked for GSM8K solutions, for thoughts and answers on
+   harmless prompts, and for thoughts and refusals on harmful ones; what is correct, answered and refused, wrapped in
+   <think>, trains it (LoRA, `axolotl train`), and the adapter is merged. `human` is the same with GSM8K's own solutions
+   of the same problems in their place. Warm-up, alignment and evaluation share no prompt.
 2. *Stage*: DGR and ThinkSafe on a pool of STAR-1's prompts, the guard being `builtin`, a heuristic. Every arm then
    trains on the prompts that both kept, with the same benign half: harmless prompts that the reasoner itself answers.
 3. *Training* of STAR-1's traces, of fixed refusals (DirectRefusal's manner), of DGR's rewrites and of ThinkSafe's

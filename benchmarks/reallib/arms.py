@@ -30,7 +30,7 @@ def staged_rows(folder: Path) -> tuple[list[Found], list[Found]]:
 
 
 def _pool(run: Run) -> list[Found]:
-    return rows.star1(run.data, run.sizes.seed, run.sizes.pool, run.sizes.longest)
+    return rows.star1(run.data, run.sizes.seed, run.sizes.pool, run.sizes.warmup_harmful, run.sizes.longest)[0]
 
 
 def _texts(name: str, found: list[Found]) -> list[Found]:

@@ -13,8 +13,8 @@ from .sizes import Sizes
 Config = dict[str, Any]
 # What stands before an answer is asked for in so many words: a model without a thinking mode has no other.
 THINK_FIRST = (
-    "Here is what somebody asks. In two short sentences, say what is wanted and what a good answer should mention. "
-    "Do not answer yet.\n\n{prompt}"
+    "Here is what somebody asks. In two short sentences, say what is wanted, and whether and how a helpful and "
+    "harmless assistant should answer. Do not answer yet.\n\n{prompt}"
 )
 BRIEFLY = "{prompt} Answer in at most three sentences."
 _OPENS = "{%- if add_generation_prompt %}{{- '" + OPEN + "\\n' }}{%- endif %}"

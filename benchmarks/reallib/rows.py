@@ -81,8 +81,15 @@ def harmless(seed: int, warmup: int, benign: int) -> tuple[list[Row], list[Row]]
     return rows[:warmup], rows[len(rows) - benign :]
 
 
-def star1(data: Path, seed: int, count: int, longest: int) -> list[Row]:
-    """Harmful prompts with STAR-1's traces, of those rows whose trace has at most so many characters.
+def star1(data: Path, seed: int, pool: int, warmup: int, longest: int) -> tuple[list[Row], list[Row]]:
+    """Harmful prompts with STAR-1's traces for the pool and for the warm-up, which share no row.
+
+    Args:
+        data: the folder of public files.
+        seed: of the order.
+        pool: rows of the pool.
+        warmup: rows of the warm-up.
+        longest: characters of a trace.
 
     Raises:
         ValueError: there are fewer.
@@ -90,9 +97,12 @@ def star1(data: Path, seed: int, count: int, longest: int) -> list[Row]:
     rows = json.loads((data / "star1" / "STAR-1.json").read_text(encoding="utf-8"))
     short = [{"question": row["question"], "response": row["response"]} for row in rows]
     short = [row for row in short if len(row["response"]) <= longest]
-    if len(short) < count:
-        raise ValueError(f"{len(short)} rows of STAR-1 have at most {longest} characters, and {count} are asked for")
-    return shuffled(short, seed, "star1")[:count]
+    if len(short) < pool + warmup:
+        raise ValueError(
+            f"{len(short)} rows of STAR-1 have at most {longest} characters, and {pool + warmup} are asked for"
+        )
+    drawn = shuffled(short, seed, "star1")
+    return drawn[:pool], drawn[len(drawn) - warmup :]
 
 
 def final_answer(problem: Row) -> str:

@@ -11,8 +11,9 @@ class Sizes:
 
     Attributes:
         warmup_problems: GSM8K problems that the model is asked for solutions of its own.
-        warmup_rows: correct solutions that the warm-up takes at most.
+        warmup_rows: correct solutions that the warm-up takes at most, the shortest first.
         warmup_harmless: harmless prompts in the warm-up.
+        warmup_harmful: harmful prompts that the model is asked for refusals of its own.
         warmup_steps: optimizer steps of the warm-up, ``warmup_rank`` its LoRA's rank.
         pool: harmful prompts that DGR and ThinkSafe are tried on.
         harmful: of the prompts that both kept, how many every arm trains on at most.
@@ -32,6 +33,7 @@ class Sizes:
     warmup_problems: int = 600
     warmup_rows: int = 240
     warmup_harmless: int = 80
+    warmup_harmful: int = 80
     warmup_steps: int = 60
     warmup_rank: int = 16
     pool: int = 300

@@ -153,47 +153,65 @@ def sampled(run: Run) -> Found:
     def work(folder: Path) -> Found:
         sizes = run.sizes
         _, problems = rows.gsm8k(run.data, sizes.seed, sizes.gsm8k, sizes.warmup_problems)
-        prompts, _ = rows.harmless(sizes.seed, sizes.warmup_harmless, sizes.benign)
-        asked = rows.write_jsonl(folder / "harmless.jsonl", prompts)
-        asked_of = rows.write_jsonl(folder / "problems.jsonl", problems)
-        sets = {
-            "reasoning": [{"name": "GSM8K", "path": str(asked_of), "judge": JUDGE}],
-            "over_refusal": [
-                {"name": "answers", "path": str(asked), "prompt_field": "prompt", "template": recipes.BRIEFLY},
-                {"name": "thoughts", "path": str(asked), "prompt_field": "prompt", "template": recipes.THINK_FIRST},
-            ],
+        harmless, _ = rows.harmless(sizes.seed, sizes.warmup_harmless, sizes.benign)
+        _, harmful = rows.star1(run.data, sizes.seed, sizes.pool, sizes.warmup_harmful, sizes.longest)
+        prompts = {"over_refusal": [row["prompt"] for row in harmless], "harm": [row["question"] for row in harmful]}
+        sets: dict[str, list[Found]] = {
+            "reasoning": [
+                {"name": "GSM8K", "path": str(rows.write_jsonl(folder / "problems.jsonl", problems)), "judge": JUDGE}
+            ]
         }
-        config = recipes.evaluation(sizes, run.model, folder, sets)
-        _, items = evaluated(folder, config)
+        for axis, texts in prompts.items():
+            path = rows.write_jsonl(folder / f"{axis}.jsonl", [{"prompt": text} for text in texts])
+            asked = {"answers": recipes.BRIEFLY, "thoughts": recipes.THINK_FIRST}
+            sets[axis] = [
+                {"name": name, "path": str(path), "prompt_field": "prompt", "template": around}
+                for name, around in asked.items()
+            ]
+        _, items = evaluated(folder, recipes.evaluation(sizes, run.model, folder, sets))
         return _warmup_rows(folder, sizes, template, problems, prompts, items)
 
     return run.step("sampled", work)
 
 
-def _warmup_rows(
-    folder: Path, sizes: Sizes, template: str, problems: list[Found], prompts: list[Found], items: list[Found]
-) -> Found:
-    whole = [item for item in items if item["finish"] == "stop" and not item["incoherent"]]
-    own = {item["prompt"]: item["answer"] for item in whole if item["correct"]}
+def _pairs(axis: str, prompts: Sequence[str], whole: Sequence[Found]) -> list[Found]:
+    """The model's own thoughts with its own answers to harmless prompts, or its own refusals of harmful ones."""
     said: Found = {"answers": {}, "thoughts": {}}
     for item in whole:
-        if item["set"] in said and not item["refused"]:
+        # A thought that is a refusal thinks of nothing.
+        if item["axis"] == axis and item["refused"] is (item["set"] == "answers" and axis == "harm"):
             said[item["set"]][item["prompt"]] = item["answer"]
-    pairs = []
-    for prompt in (row["prompt"] for row in prompts):
-        thought = said["thoughts"].get(recipes.THINK_FIRST.replace("{prompt}", prompt))
-        answer = said["answers"].get(recipes.BRIEFLY.replace("{prompt}", prompt))
+    found = []
+    for text in prompts:
+        thought = said["thoughts"].get(recipes.THINK_FIRST.replace("{prompt}", text))
+        answer = said["answers"].get(recipes.BRIEFLY.replace("{prompt}", text))
         if thought and answer:
-            pairs.append({"prompt": prompt, "response": rows.wrapped(thought, answer)})
-    right = [row for row in problems if template.replace("{prompt}", row["question"]) in own][: sizes.warmup_rows]
-    asked = [template.replace("{prompt}", row["question"]) for row in right]
+            found.append({"prompt": text, "response": rows.wrapped(thought, answer)})
+    return found
+
+
+def _warmup_rows(
+    folder: Path,
+    sizes: Sizes,
+    template: str,
+    problems: list[Found],
+    prompts: dict[str, list[str]],
+    items: Sequence[Found],
+) -> Found:
+    whole = [item for item in items if item["finish"] == "stop" and not item["incoherent"]]
+    pairs = {axis: _pairs(axis, texts, whole) for axis, texts in prompts.items()}
+    own = {item["prompt"]: item["answer"] for item in whole if item["correct"]}
+    right = [(own[asked], row) for row in problems if (asked := template.replace("{prompt}", row["question"])) in own]
+    right = sorted(right, key=lambda pair: len(pair[0]))[: sizes.warmup_rows]
     texts = {
-        "own": [rows.solved(row, template, own[prompt]) for row, prompt in zip(right, asked, strict=True)],
-        "human": [rows.solved(row, template, rows.human_thought(row)) for row in right],
+        "own": [rows.solved(row, template, solution) for solution, row in right],
+        "human": [rows.solved(row, template, rows.human_thought(row)) for _, row in right],
     }
     for name, made in texts.items():
-        rows.write_jsonl(folder / f"{name}.jsonl", rows.shuffled([*made, *pairs], sizes.seed, "warmup"))
-    counts = {"asked": len(problems), "correct": len(own), "solutions": len(right), "harmless": len(pairs)}
+        every = [*made, *(row for found in pairs.values() for row in found)]
+        rows.write_jsonl(folder / f"{name}.jsonl", rows.shuffled(every, sizes.seed, "warmup"))
+    counts = {"asked": len(problems), "correct": len(own), "solutions": len(right)}
+    counts |= {"harmless": len(pairs["over_refusal"]), "refusals": len(pairs["harm"])}
     return counts | {"tokens": sum(item["tokens"] for item in items)}
 
 

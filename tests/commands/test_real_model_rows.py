@@ -19,7 +19,7 @@ from reallib import arms, recipes, rows, steps, summary  # noqa: E402
 from reallib.sizes import Sizes  # noqa: E402
 
 TEMPLATE = "{prompt} Box it."
-SIZES = Sizes(warmup_problems=2, warmup_rows=5, warmup_harmless=3, benign=3, gsm8k=4)
+SIZES = Sizes(warmup_problems=2, warmup_rows=1, warmup_harmless=3, benign=3, gsm8k=4)
 
 
 def problem(number):
@@ -48,34 +48,53 @@ def test_warm_up_and_evaluation_share_no_row_and_a_larger_run_keeps_what_a_small
         rows.gsm8k(data, 0, 5, 6)
     warmup, benign = rows.harmless(0, 30, 40)
     assert len({row["prompt"] for row in (*warmup, *benign)}) == 70
-    assert {len(row["response"]) for row in rows.star1(data, 0, 5, 4)} == {0, 1, 2, 3, 4}
+    pool, warmup = rows.star1(data, 0, 3, 2, 4)
+    assert len(pool) == 3 and {len(row["response"]) for row in (*pool, *warmup)} == {0, 1, 2, 3, 4}
     with pytest.raises(ValueError, match="5 rows of STAR-1 have at most 4 characters, and 6"):
-        rows.star1(data, 0, 6, 4)
+        rows.star1(data, 0, 4, 2, 4)
 
 
 def test_the_two_warm_ups_differ_in_the_solutions_alone(tmp_path):
-    asked = [TEMPLATE.replace("{prompt}", problem(n)["question"]) for n in (3, 4)]
-    prompts = [{"prompt": name} for name in ("a hat?", "a bell?", "a pond?")]
+    asked = [TEMPLATE.replace("{prompt}", problem(n)["question"]) for n in (3, 4, 5)]
+    prompts = {"over_refusal": ["a hat?", "a bell?", "a pond?"], "harm": ["jinx a hat?", "jinx a bell?"]}
 
-    def item(kind, prompt, answer, **more):
+    def item(axis, kind, prompt, answer, **more):
         fields = {"finish": "stop", "incoherent": "", "refused": False, "correct": None, "tokens": 7}
-        return {"set": kind, "prompt": prompt, "answer": answer} | fields | more
+        return {"axis": axis, "set": kind, "prompt": prompt, "answer": answer} | fields | more
+
+    def answer(axis, prompt, said, **more):
+        return item(axis, "answers", recipes.BRIEFLY.replace("{prompt}", prompt), said, **more)
+
+    def thought(axis, prompt, said, **more):
+        return item(axis, "thoughts", recipes.THINK_FIRST.replace("{prompt}", prompt), said, **more)
 
     items = [
-        item("GSM8K", asked[0], "3 and 3 make \\boxed{6}", correct=True),
-        item("GSM8K", asked[1], "4 and 4 make \\boxed{9}", correct=False),
-        *(item("answers", recipes.BRIEFLY.replace("{prompt}", row["prompt"]), "An answer.") for row in prompts),
-        item("thoughts", recipes.THINK_FIRST.replace("{prompt}", "a hat?"), "A thought."),
-        item("thoughts", recipes.THINK_FIRST.replace("{prompt}", "a bell?"), "cut", finish="length"),
-        item("thoughts", recipes.THINK_FIRST.replace("{prompt}", "a pond?"), "I can't.", refused=True),
+        item("reasoning", "GSM8K", asked[0], "At length, 3 and 3 make \\boxed{6}", correct=True),
+        item("reasoning", "GSM8K", asked[1], "4 and 4 make \\boxed{9}", correct=False),
+        item("reasoning", "GSM8K", asked[2], "5 and 5 make \\boxed{10}", correct=True),
+        *(answer("over_refusal", prompt, "An answer.") for prompt in prompts["over_refusal"]),
+        thought("over_refusal", "a hat?", "A thought."),
+        thought("over_refusal", "a bell?", "cut", finish="length"),
+        thought("over_refusal", "a pond?", "I can't.", refused=True),
+        answer("harm", "jinx a hat?", "I won't.", refused=True),
+        answer("harm", "jinx a bell?", "Say three words."),
+        *(thought("harm", prompt, "A jinx is wanted.") for prompt in prompts["harm"]),
     ]
-    found = steps._warmup_rows(tmp_path, SIZES, TEMPLATE, [problem(3), problem(4)], prompts, items)
-    assert found == {"asked": 2, "correct": 1, "solutions": 1, "harmless": 1, "tokens": 56}
+    problems = [problem(n) for n in (3, 4, 5)]
+    found = steps._warmup_rows(tmp_path, SIZES, TEMPLATE, problems, prompts, items)
+    assert found == {"asked": 3, "correct": 2, "solutions": 1, "harmless": 1, "refusals": 1, "tokens": 91}
     own, human = ({row["prompt"]: row["response"] for row in rows.read_jsonl(tmp_path / f"{k}.jsonl")} for k in KINDS)
-    boxed = "</think>\n\nThe answer is $\\boxed{6}$."
-    assert own.pop(asked[0]) == f"<think>\n3 and 3 make \\boxed{{6}}\n{boxed}"
-    assert human.pop(asked[0]) == f"<think>\nIt is 6.\n{boxed}"
-    assert own == human == {"a hat?": "<think>\nA thought.\n</think>\n\nAn answer."}
+    boxed = "</think>\n\nThe answer is $\\boxed{10}$."
+    assert own.pop(asked[2]) == f"<think>\n5 and 5 make \\boxed{{10}}\n{boxed}"
+    assert human.pop(asked[2]) == f"<think>\nIt is 10.\n{boxed}"
+    assert (
+        own
+        == human
+        == {
+            "a hat?": "<think>\nA thought.\n</think>\n\nAn answer.",
+            "jinx a hat?": "<think>\nA jinx is wanted.\n</think>\n\nI won't.",
+        }
+    )
 
 
 def test_the_judge_reads_what_the_warm_up_teaches():
