@@ -60,12 +60,28 @@ def gsm8k(data: Path, seed: int, evaluated: int, warmup: int) -> tuple[list[Row]
     Raises:
         ValueError: the file has fewer.
     """
-    rows = shuffled(read_jsonl(data / "gsm8k" / "test.jsonl"), seed, "gsm8k")
-    if len(rows) < evaluated + warmup:
-        raise ValueError(f"gsm8k/test.jsonl has {len(rows)} rows, and {evaluated + warmup} are asked for")
-    return rows[:evaluated], rows[
-        len(rows) - warmup :
-    ]  # from either end: a larger experiment asks what a small one did
+    rows = read_jsonl(data / "gsm8k" / "test.jsonl")
+    return _ends(rows, seed, "gsm8k", evaluated, warmup, f"gsm8k/test.jsonl has {len(rows)} rows")
+
+
+def _ends(rows: list[Row], seed: int, name: str, first: int, last: int, known: str) -> tuple[list[Row], list[Row]]:
+    """Rows from either end of a drawn order, so that a larger experiment asks what a small one did.
+
+    Args:
+        rows: all there are.
+        seed: of the order, with ``name``.
+        name: of the rows.
+        first: rows from the beginning.
+        last: rows from the end.
+        known: how many there are, for the message.
+
+    Raises:
+        ValueError: the two would share rows.
+    """
+    if len(rows) < first + last:
+        raise ValueError(f"{known}, and {first + last} are asked for")
+    drawn = shuffled(rows, seed, name)
+    return drawn[:first], drawn[len(drawn) - last :]
 
 
 def harmless(seed: int, warmup: int, benign: int) -> tuple[list[Row], list[Row]]:
@@ -75,10 +91,7 @@ def harmless(seed: int, warmup: int, benign: int) -> tuple[list[Row], list[Row]]
         ValueError: there are fewer.
     """
     made = [{"prompt": form.format(a=thing)} for form in _FORMS for thing in _THINGS]
-    rows = shuffled(made, seed, "harmless")
-    if len(rows) < warmup + benign:
-        raise ValueError(f"there are {len(rows)} harmless prompts, and {warmup + benign} are asked for")
-    return rows[:warmup], rows[len(rows) - benign :]
+    return _ends(made, seed, "harmless", warmup, benign, f"there are {len(made)} harmless prompts")
 
 
 def star1(data: Path, seed: int, pool: int, warmup: int, longest: int) -> tuple[list[Row], list[Row]]:
@@ -97,12 +110,8 @@ def star1(data: Path, seed: int, pool: int, warmup: int, longest: int) -> tuple[
     rows = json.loads((data / "star1" / "STAR-1.json").read_text(encoding="utf-8"))
     short = [{"question": row["question"], "response": row["response"]} for row in rows]
     short = [row for row in short if len(row["response"]) <= longest]
-    if len(short) < pool + warmup:
-        raise ValueError(
-            f"{len(short)} rows of STAR-1 have at most {longest} characters, and {pool + warmup} are asked for"
-        )
-    drawn = shuffled(short, seed, "star1")
-    return drawn[:pool], drawn[len(drawn) - warmup :]
+    known = f"{len(short)} rows of STAR-1 have at most {longest} characters"
+    return _ends(short, seed, "star1", pool, warmup, known)
 
 
 def final_answer(problem: Row) -> str:
